@@ -1,0 +1,1 @@
+"""Statistics of activations, gathered in one streaming run."""

@@ -1,0 +1,1 @@
+"""Contracts and tools that everything else builds on; imports no service."""

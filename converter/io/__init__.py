@@ -1,0 +1,1 @@
+"""Reading models that nobody trusts, and writing models that nobody can tear."""

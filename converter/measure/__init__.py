@@ -1,0 +1,1 @@
+"""Figures of a model: size, speed, agreement with another model, accuracy."""

@@ -1,0 +1,1 @@
+"""Running passes one after the other, each as a transaction."""

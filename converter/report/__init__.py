@@ -1,0 +1,1 @@
+"""What was done, what was skipped and why, and what it cost and gained."""

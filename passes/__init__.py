@@ -1,0 +1,31 @@
+"""The rewrites: every module directly in this package is one pass; sub-packages are libraries of passes.
+
+``from passes import Prune`` works for every pass here; modules are imported on first use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+_HOMES = {
+    "Deduplicate": "deduplicate",
+    "Eliminate": "eliminate",
+    "FoldConstants": "fold_constants",
+    "Fuse": "fuse",
+    "Prune": "prune",
+    "Quantize": "quantize",
+    "Simplify": "simplify",
+}
+__all__ = sorted(_HOMES)  # noqa: PLE0605 - made from the table so that the two cannot differ
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'passes' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"passes.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return list(__all__)

@@ -1,0 +1,1 @@
+"""Scores of weights: how much the model loses without them."""
