@@ -102,7 +102,9 @@ class Services(Protocol):
     ) -> list[dict[str, np.ndarray[Any, Any]]]:
         """Run ``model`` once per feed and return the named values (None: the graph outputs)."""
 
-    def collect(self, model: ir.Model, requests: Sequence[Any], dataset: Dataset) -> Mapping[Any, Any]:
+    def collect(
+        self, model: ir.Model, requests: Sequence[Any], dataset: Dataset
+    ) -> Mapping[Any, Any]:
         """Run ``model`` over ``dataset`` and return one finished statistic per request."""
 
 
@@ -115,6 +117,7 @@ class Context:
         services: Runs models; see :class:`Services`.
         settings: How models are run, and the limits in force.
         seed: Root of every random stream.
+        keep_opset: The user forbids changes of opset and IR version, also to passes that declare them.
         progress: Receives the advance of long work.
     """
 
@@ -122,6 +125,7 @@ class Context:
     services: Services | None = None
     settings: RunSettings = field(default_factory=RunSettings)
     seed: int = 0
+    keep_opset: bool = False
     progress: Progress = field(default_factory=Silent)
     _analyses: AnalysisCache = field(default_factory=AnalysisCache, repr=False)
 

@@ -41,7 +41,14 @@ class Step:
 
 @dataclass(frozen=True)
 class Run:
-    """The result of :meth:`Pipeline.run`: the converted model and its steps."""
+    """The result of :meth:`Pipeline.run`.
+
+    Attributes:
+        model: The converted model.
+        steps: One entry per pass.
+        models: The model after each step; they share their tensors, so keeping them costs little.
+    """
 
     model: ir.Model
-    steps: tuple[Step, ...] = field(default_factory=tuple)
+    steps: tuple[Step, ...] = ()
+    models: tuple[ir.Model, ...] = field(default=(), repr=False)

@@ -1,0 +1,56 @@
+"""Where a model came from: one metadata entry with recipe, versions and digests, below 2 KB."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from functools import cache
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from converter.core.graph import META_PREFIX
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import onnx_ir as ir
+
+KEY = META_PREFIX + "provenance"
+_MAX_BYTES = 2000
+_TOOLS = ("onnxpress", "onnx", "onnx-ir", "onnxruntime", "numpy")
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Versions of this tool and of what its results depend on."""
+    found = {}
+    for name in _TOOLS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "unknown"
+    return found
+
+
+def digest_files(paths: list[Path]) -> str:
+    """SHA-256 over the contents of the files in the order given, as hex; "" for no files."""
+    if not paths:
+        return ""
+    total = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            total.update(hashlib.file_digest(file, "sha256").digest())
+    return total.hexdigest()
+
+
+def stamp(model: ir.Model, record: dict[str, Any]) -> None:
+    """Write the record into the model's metadata, replacing an earlier one.
+
+    A recipe too long for the 2 KB is replaced by its digest; the report keeps it in full.
+    """
+    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
+    if len(text.encode()) > _MAX_BYTES:
+        recipe = str(record.get("recipe", ""))
+        short = {**record, "recipe": f"sha256:{hashlib.sha256(recipe.encode()).hexdigest()}"}
+        text = json.dumps(short, sort_keys=True, separators=(",", ":"))
+    model.metadata_props[KEY] = text
