@@ -2,7 +2,7 @@
 
     import converter
 
-    artifact = converter.convert("in.onnx", "out.onnx", passes="simplify,quantize", data="calib.npz")
+    artifact = converter.convert("in.onnx", "out.onnx", passes="simplify,prune:sparsity=0.5")
     print(artifact.report.to_dict()["verdict"])
 
 Names are imported on first use, so that ``import converter`` and ``convert --help`` stay quick.

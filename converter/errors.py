@@ -2,15 +2,16 @@
 
     ConverterError
     ├─ UsageError         2   SpecError · UnknownPassError · ParameterError · RecipeError
-    ├─ ModelError         3   FormatError · InvalidModelError · UnsupportedOperatorError · LimitExceededError
+    ├─ ModelError         3   FormatError · InvalidModelError · UnsupportedOperatorError ·
+    │                         LimitExceededError
     ├─ PassError          4   PreconditionError · PostconditionError
     ├─ DataError          5   MissingDataError · BatchError
     ├─ VerificationError  6   carries the verdict
     ├─ SecurityError      7   SignatureError · DecryptionError · PolicyError
     └─ WriteError         8
 
-The number is the exit code of the command line. Every error says what is wrong and, where it is known, where,
-what is allowed and what to do; ``str(error)`` is one paragraph made of those parts.
+The number is the exit code of the command line. Every error says what is wrong and, where it is
+known, where, what is allowed and what to do; ``str(error)`` is one paragraph made of those parts.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ class PassError(ConverterError):
 
     exit_code = 4
 
-    def __init__(  # noqa: PLR0913 - the parts of one message
+    def __init__(
         self,
         what: str,
         *,
@@ -155,7 +156,13 @@ class VerificationError(ConverterError):
     exit_code = 6
 
     def __init__(
-        self, what: str, *, verdict: object = None, where: str = "", allowed: str = "", hint: str = ""
+        self,
+        what: str,
+        *,
+        verdict: object = None,
+        where: str = "",
+        allowed: str = "",
+        hint: str = "",
     ) -> None:
         self.verdict = verdict
         super().__init__(what, where=where, allowed=allowed, hint=hint)

@@ -1,4 +1,4 @@
-"""The rewrites: every module directly in this package is one pass; sub-packages are libraries of passes.
+"""The rewrites: every module directly in this package is one pass; sub-packages are libraries.
 
 ``from passes import Prune`` works for every pass here; modules are imported on first use.
 """

@@ -25,7 +25,9 @@ def model_from_text(text: str, *, opset: int = 17, **constants: np.ndarray) -> i
     return ir.from_proto(proto)
 
 
-def run(model: ir.Model | onnx.ModelProto | Path | str, feed: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def run(
+    model: ir.Model | onnx.ModelProto | Path | str, feed: Mapping[str, Any]
+) -> dict[str, np.ndarray]:
     """Run with onnxruntime, optimizations off; returns outputs by name."""
     import onnxruntime as ort
 
@@ -42,9 +44,14 @@ def run(model: ir.Model | onnx.ModelProto | Path | str, feed: Mapping[str, Any])
 
 
 def assert_same_outputs(
-    before: ir.Model, after: ir.Model, feed: Mapping[str, Any], *, rtol: float = 1e-4, atol: float = 1e-5
+    before: ir.Model,
+    after: ir.Model,
+    feed: Mapping[str, Any],
+    *,
+    rtol: float = 1e-4,
+    atol: float = 1e-5,
 ) -> None:
-    """Both models give the same outputs, in names, types, shapes and values (float32 rounding allowed)."""
+    """Both models give the same names, types, shapes and values (up to float32 rounding)."""
     old, new = run(before, feed), run(after, feed)
     assert list(old) == list(new)
     for name, expected in old.items():

@@ -1,6 +1,7 @@
 """What a pass may use beside the model: data, random numbers, limits and services.
 
-The services are protocols here and are filled in by :mod:`converter.api`, so this module imports none of them
+The services are protocols here and are filled in by :mod:`converter.api`, so this module imports
+none of them
 and a test builds a context in three lines: ``Context(services=StubServices())``.
 """
 
@@ -47,7 +48,8 @@ class RunSettings:
     Attributes:
         limits: Bounds for the child process.
         threads: Threads that onnxruntime may use inside an operator.
-        workspace: Folder for temporary model files, removed after the conversion; None: the system's.
+        workspace: Folder for temporary model files, removed after the conversion; None: the
+            system's.
         custom_op_library: Shared library with custom operators that the user trusts.
     """
 
@@ -117,7 +119,8 @@ class Context:
         services: Runs models; see :class:`Services`.
         settings: How models are run, and the limits in force.
         seed: Root of every random stream.
-        keep_opset: The user forbids changes of opset and IR version, also to passes that declare them.
+        keep_opset: The user forbids changes of opset and IR version, also to passes that declare
+            them.
         progress: Receives the advance of long work.
     """
 
@@ -157,7 +160,7 @@ class Context:
         return self._services().collect(model, requests, self.dataset)
 
     def rng(self, key: str) -> np.random.Generator:
-        """Return a random stream of its own for ``key``, e.g. a pass's text; the same for the same seed."""
+        """Return the random stream of ``key``, e.g. a pass's text; it depends on the seed alone."""
         import numpy as np
 
         digest = hashlib.sha256(f"{self.seed}:{key}".encode()).digest()

@@ -80,7 +80,7 @@ class Pass(ABC):
     idempotent: ClassVar[bool] = True
     changes_interface: ClassVar[bool] = False
 
-    def requires(self, model: ir.Model, context: Context) -> None:
+    def requires(self, model: ir.Model, context: Context) -> None:  # noqa: B027 - optional hook
         """Check the model and the context before :meth:`apply`.
 
         Raises:

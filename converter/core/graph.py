@@ -1,8 +1,9 @@
 """Walking, reading and editing an onnx_ir model: all scopes, values by identity, tensors immutable.
 
-Every edit of a pass goes through a function of this module where there is one, because each of them keeps the
-rules of docs/architecture.md, section 3: names of graph inputs and outputs never change, a value's type and shape
-always fit its constant, and tensors that a clone shares are never written into.
+Every edit of a pass goes through a function of this module where there is one, because each of them
+keeps the rules of docs/architecture.md, section 3: names of graph inputs and outputs never change,
+a value's type and shape always fit its constant, and tensors that a clone shares are never written
+into.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ DEFAULT_DOMAINS = ("", "ai.onnx")
 
 
 def graphs(model: ir.Model) -> Iterator[ir.Graph]:
-    """Yield every graph: the main graph, function bodies, and the sub-graphs nested in them, outer first."""
+    """Yield the main graph, function bodies and all sub-graphs in them, outer first."""
     roots: list[ir.Graph] = [model.graph, *(f.graph for f in model.functions.values())]
     while roots:
         graph = roots.pop(0)
@@ -60,7 +61,8 @@ def label(node: ir.Node) -> str:
 def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     """Return the tensor of a value that no caller of the model can change, else None.
 
-    That is an initializer which is not also a graph input, or the output of a Constant node with a tensor.
+    That is an initializer which is not also a graph input, or the output of a Constant node with a
+    tensor.
     """
     if value is None or value.is_graph_input():
         return None
@@ -75,7 +77,7 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 
 def constant_array(value: ir.Value | None) -> Array | None:
-    """Return the constant as an array that must not be written to, or None; see :func:`constant`."""
+    """Return :func:`constant` as an array that must not be written to, or None."""
     tensor = constant(value)
     return None if tensor is None else tensor.numpy()
 
@@ -105,7 +107,7 @@ def set_constant(value: ir.Value, data: Array | ir.TensorProtocol) -> None:
 
 
 class Names:
-    """Names used anywhere in a model; hands out new ones. Make one per pass run: it costs one walk."""
+    """Names used anywhere in a model; hands out new ones. Make one per run: it costs a walk."""
 
     def __init__(self, model: ir.Model) -> None:
         self._used: set[str] = set()
@@ -128,7 +130,7 @@ class Names:
 
 
 def fresh_name(graph: ir.Graph, base: str) -> str:
-    """Return a name that is no initializer and no input of ``graph``. For bulk work use :class:`Names`."""
+    """Return a name that is no initializer and no input of ``graph``; see :class:`Names`."""
     taken = {v.name for v in graph.inputs} if base not in graph.initializers else set()
     name, count = base, 0
     while name in graph.initializers or name in taken:
@@ -140,8 +142,8 @@ def fresh_name(graph: ir.Graph, base: str) -> str:
 def redirect(old: ir.Value, new: ir.Value) -> bool:
     """Let every user of ``old`` use ``new`` instead, in all scopes.
 
-    A graph output keeps its name: when ``old`` is one, ``new`` takes over its name and place, which is possible
-    only if ``new`` is made by a node of the same graph and is no graph output itself.
+    A graph output keeps its name: when ``old`` is one, ``new`` takes over its name and place, which
+    is possible only if ``new`` is made by a node of the same graph and is no graph output itself.
 
     Returns:
         False when that is not possible; then nothing was changed.
@@ -168,7 +170,7 @@ def redirect(old: ir.Value, new: ir.Value) -> bool:
 
 
 def _inherit(new: ir.Value, old: ir.Value) -> None:
-    """A graph output's declared type, shape and metadata are part of the signature: move them along."""
+    """Move type, shape and metadata of a graph output along: they are part of the signature."""
     new.type = old.type if old.type is not None else new.type
     new.shape = old.shape if old.shape is not None else new.shape
     new.doc_string = old.doc_string or new.doc_string
@@ -177,7 +179,7 @@ def _inherit(new: ir.Value, old: ir.Value) -> None:
 
 
 def opset(model: ir.Model, graph: ir.Graph | None = None) -> int:
-    """Return the version of the default operator set in force for the graph (default: the main graph)."""
+    """Return the version of the default operator set in force for the graph (default: main)."""
     imports = (graph.opset_imports if graph is not None else None) or model.graph.opset_imports
     return imports.get("", imports.get("ai.onnx", 0))
 

@@ -21,7 +21,7 @@ class Observer(Protocol):
         """Called after a pass ran and its result was accepted."""
 
     def failed(self, pass_: Pass, model: ir.Model, error: Exception) -> None:
-        """Called after a pass failed and its changes were rolled back; ``model`` is the one before it."""
+        """Called after a failed pass was rolled back; ``model`` is the one before it."""
 
 
 class Progress(Protocol):

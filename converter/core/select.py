@@ -1,4 +1,4 @@
-"""Choosing nodes by name, glob or operator type: the ``include=`` and ``exclude=`` of every pass."""
+"""Choosing nodes by name, glob or operator type: ``include=`` and ``exclude=`` of passes."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
 class Selection:
     """Which nodes a pass may touch.
 
-    A pattern is ``op:TYPE`` (operator type, glob allowed) or a node name (glob allowed, case sensitive).
-    A literal name matches first, so names that contain ``[`` can be given as they are. The name of a node's
-    first output also matches, because many exporters leave nodes unnamed.
+    A pattern is ``op:TYPE`` (operator type, glob allowed) or a node name (glob allowed, case
+    sensitive). A literal name matches first, so names that contain ``[`` can be given as they are.
+    The name of a node's first output also matches, because many exporters leave nodes unnamed.
 
     Attributes:
         include: Patterns of nodes to take; empty means all nodes.

@@ -1,7 +1,7 @@
-"""Tensors that stay in their file or are computed chunk by chunk, and the walk over any tensor in chunks.
+"""Tensors that stay in their file or are computed when read, and walking any tensor in chunks.
 
-All of them are immutable. Arrays handed out by :class:`FileTensor` are read-only views of the file's pages and give
-the memory back when the last reference to the array goes.
+All of them are immutable. Arrays handed out by :class:`FileTensor` are read-only views of the
+file's pages and give the memory back when the last reference to the array goes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Array = np.ndarray[Any, Any]
 
 
 class FileHandle:
-    """An open, read-only file shared by the tensors that lie in it; closed when the last one goes."""
+    """An open, read-only file shared by the tensors in it; closed when the last one goes."""
 
     def __init__(self, descriptor: int, path: str) -> None:
         self.descriptor = descriptor
@@ -81,12 +81,12 @@ class FileTensor(TensorBase):
         shape.freeze()
 
     @property
-    def dtype(self) -> ir.DataType:
+    def dtype(self) -> ir.DataType:  # type: ignore[override]
         """Element type."""
         return self._dtype
 
     @property
-    def shape(self) -> ir.Shape:
+    def shape(self) -> ir.Shape:  # type: ignore[override]
         """Static shape."""
         return self._shape
 
@@ -140,12 +140,13 @@ class FileTensor(TensorBase):
 
 
 class MappedTensor(TensorBase):
-    """Another tensor seen through a function of its elements, computed chunk by chunk when it is read.
+    """Another tensor seen through a function of its elements, computed when it is read.
 
     Args:
         source: Tensor of at least 8 bits per element.
-        function: Called with a flat chunk and the index of its first element in the flat tensor; returns a
-            new array of the chunk's length and type. It must be pure: it is called on every read.
+        function: Called with a flat chunk and the index of its first element in the flat tensor;
+            returns a new array of the chunk's length and type. It must be pure: it is called on
+            every read.
     """
 
     def __init__(
@@ -164,12 +165,12 @@ class MappedTensor(TensorBase):
         self._function = function
 
     @property
-    def dtype(self) -> ir.DataType:
+    def dtype(self) -> ir.DataType:  # type: ignore[override]
         """Element type, that of the source."""
         return self.source.dtype
 
     @property
-    def shape(self) -> ir.Shape:
+    def shape(self) -> ir.Shape:  # type: ignore[override]
         """Shape, that of the source."""
         shape: ir.Shape = self.source.shape  # type: ignore[assignment]
         return shape
@@ -223,8 +224,8 @@ def little_endian(array: Array) -> bytes:
 def chunks(tensor: ir.TensorProtocol, nbytes: int = CHUNK_BYTES) -> Iterator[tuple[int, Array]]:
     """Yield (index of the first element, flat read-only chunk) over the tensor in C order.
 
-    At most one chunk of a file or mapped tensor is in memory at a time. Element types below 8 bits come
-    unpacked, as onnx_ir hands them out.
+    At most one chunk of a file or mapped tensor is in memory at a time. Element types below 8 bits
+    come unpacked, as onnx_ir hands them out.
     """
     if isinstance(tensor, MappedTensor):
         yield from tensor.chunks()

@@ -1,4 +1,4 @@
-"""The signature of a model: what its callers rely on, and what a pass may not change unless it says so."""
+"""The signature of a model: what its callers rely on and passes keep unless they say so."""
 
 from __future__ import annotations
 
@@ -85,7 +85,8 @@ def port_changes(before: Interface, after: Interface) -> tuple[str, ...]:
 def version_changes(before: Interface, after: Interface) -> tuple[str, ...]:
     """Describe every difference of operator-set and IR versions.
 
-    An operator set that is new for a domain the model did not use is a change too: older runtimes may lack it.
+    An operator set that is new for a domain the model did not use is a change too: older runtimes
+    may lack it.
     """
     found: list[str] = []
     olds, news = dict(before.opsets), dict(after.opsets)

@@ -1,4 +1,4 @@
-"""Running passes in order, each as a transaction: it succeeds and is checked, or it never happened."""
+"""Running passes in order, each as a transaction: it is checked, or it never happened."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from converter.errors import (
 )
 from converter.pipeline.interface import interface_of, port_changes, version_changes
 from converter.pipeline.run import Run, Step
-from converter.pipeline.structure import check_structure
+from converter.pipeline.structure import DEFECT, check_structure
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -36,7 +36,8 @@ class Policy:
     """How strictly a run is checked.
 
     Attributes:
-        check: ``"each"`` compares outputs after every pass, ``"end"`` only after passes that promise exactness.
+        check: ``"each"`` compares outputs after every pass, ``"end"`` only after passes that
+            promise exactness.
         on_failure: ``"skip"`` rolls a failing pass back, records it and goes on; ``"fail"`` raises.
         samples: Samples for the numeric check, or None for no numeric check at all.
         keep_opset: Refuse changes of opset and IR version even where a pass declares them.
@@ -187,7 +188,7 @@ def _apply(pass_: Pass, model: ir.Model, context: Context) -> Outcome:
         raise PassError(
             f"the pass failed with {type(error).__name__}: {error}",
             pass_name=pass_.name,
-            hint="the model was rolled back; leave the pass out or use --on-failure skip, and report it",
+            hint=DEFECT,
         ) from error
 
 
@@ -204,9 +205,7 @@ def _check_interface(
         raise PostconditionError(
             f"the pass changed the model's signature: {'; '.join(forbidden)}",
             pass_name=pass_.name,
-            hint="leave the pass out, or allow the change"
-            if policy.keep_opset
-            else "this is a defect of the pass; use --on-failure skip, and report it",
+            hint="leave the pass out, or allow the change" if policy.keep_opset else DEFECT,
         )
     return (*ports, *versions)
 
@@ -223,6 +222,6 @@ def _compare(
         raise PostconditionError(
             f"the pass promises equal outputs and changed them: {difference.detail}",
             pass_name=pass_.name,
-            hint="this is a defect of the pass; leave it out or use --on-failure skip, and report it",
+            hint=DEFECT,
         )
     return difference

@@ -1,4 +1,4 @@
-"""A folder from which a failure can be repeated: recipe, seed, and the model without its weights."""
+"""A folder from which a failure can be repeated: recipe, seed, model without its weights."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEEP_BELOW = (
 )
 
 
-def write_reproducer(  # noqa: PLR0913 - one argument per thing that the folder holds
+def write_reproducer(
     folder: Path,
     model: ir.Model,
     passes: Sequence[Pass],
@@ -40,8 +40,9 @@ def write_reproducer(  # noqa: PLR0913 - one argument per thing that the folder 
         passes: The whole pipeline.
         seed: Seed of the run, and of the noise that replaces the weights.
         error: What went wrong.
-        weights: Keep the real weights. By default float tensors of 64 elements or more become seeded noise of the
-            same type, shape, mean and standard deviation, so that the folder can be handed on.
+        weights: Keep the real weights. By default float tensors of 64 elements or more become
+            seeded noise of the same type, shape, mean and standard deviation, so that the folder
+            can be handed on.
 
     Raises:
         WriteError: The folder cannot be written.
@@ -70,7 +71,7 @@ def write_reproducer(  # noqa: PLR0913 - one argument per thing that the folder 
 
 
 def without_weights(model: ir.Model, seed: int) -> ir.Model:
-    """Return a clone whose large float tensors are noise with the mean and spread of the original."""
+    """Return a clone whose large float tensors are noise of the same mean and spread."""
     clone = model.clone()
     rng = np.random.default_rng(seed)
     for graph in graphs(clone):

@@ -23,8 +23,8 @@ class Step:
         before, after: Size of the model before and after.
         error: Message of the failure that was skipped (``--on-failure skip``), else "".
         checked: What was checked after it: ``"structure"`` or ``"structure and outputs"``.
-        max_difference: Largest absolute difference of an output to the model before the pass, or None when the
-            outputs were not compared.
+        max_difference: Largest absolute difference of an output to the model before the pass, or
+            None when the outputs were not compared.
         interface_changes: Changes of inputs, outputs, opset or IR version that the pass declared.
     """
 

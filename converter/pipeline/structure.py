@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+DEFECT = "this is a defect of the pass; leave it out or use --on-failure skip, and report it"
+
+
 def check_structure(model: ir.Model, pass_name: str) -> None:
     """Sort the graphs where a pass left them unsorted, then validate the whole model.
 
@@ -32,7 +35,7 @@ def check_structure(model: ir.Model, pass_name: str) -> None:
         raise PostconditionError(
             f"the pass left a broken model: {detail}",
             pass_name=pass_name,
-            hint="this is a defect of the pass; leave it out or use --on-failure skip, and report it",
+            hint=DEFECT,
         ) from error
 
 
@@ -45,7 +48,7 @@ def _check_links(graph: ir.Graph) -> None:
 
 
 def _is_sorted(graph: ir.Graph) -> bool:
-    """Tell whether every node comes after the nodes that make its inputs, captured ones included."""
+    """Tell whether every node comes after those that make its inputs, captured ones included."""
     seen: set[ir.Node] = set()
     for node in graph:
         for user in _with_inner(node):

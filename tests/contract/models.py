@@ -1,4 +1,4 @@
-"""Small models on which every registered pass is run: each carries something that passes get wrong."""
+"""Small models for every registered pass: each carries something that passes get wrong."""
 
 from __future__ import annotations
 
@@ -88,15 +88,15 @@ def function() -> ir.Model:
 
 
 def overridable() -> ir.Model:
-    """An initializer that callers may override, an unused input, and an input that is an output too."""
-    model = model_from_text(
-        """overridable (float[2,4] x, float[4,4] w, float[3] unused) => (float[2,4] y, float[2,4] x2) {
+    """An initializer that callers may override, an unused input, an input passed through."""
+    return model_from_text(
+        """overridable (float[2,4] x, float[4,4] w, float[3] unused)
+            => (float[2,4] y, float[2,4] x2) {
             y = MatMul (x, w)
             x2 = Identity (x)
         }""",
         w=_weights(4, 4),
     )
-    return model
 
 
 def half_precision() -> ir.Model:
@@ -173,6 +173,8 @@ def feeds(model: ir.Model, count: int = 4) -> list[Feed]:
             shape = [d if isinstance(d, int) else 2 for d in value.shape]
             kind = value.dtype.numpy()
             random = rng.standard_normal(shape)
-            feed[value.name or ""] = np.asarray(random > 0 if kind == bool else random).astype(kind)
+            feed[value.name or ""] = np.asarray(random > 0 if kind == np.bool_ else random).astype(
+                kind
+            )
         made.append(feed)
     return made

@@ -12,12 +12,12 @@ import onnx_ir as ir
 import pytest
 import support
 from contract.models import MODELS, feeds
+from converter.core.spec import format_passes, parse
 
 from converter.core import registry
 from converter.core.context import Batch, Context
 from converter.core.contract import Outcome, Pass
 from converter.core.graph import graphs, tensors
-from converter.core.spec import format_passes, parse
 from converter.pipeline.interface import interface_of, port_changes, version_changes
 from converter.pipeline.structure import check_structure
 
@@ -49,6 +49,7 @@ class InProcess:
 
     def collect(self, model: ir.Model, requests: Any, dataset: Any) -> Any:
         from converter.calibration.collect import collect
+
         from converter.core.context import RunSettings
 
         return collect(model, requests, dataset, settings=RunSettings())
