@@ -80,6 +80,16 @@ class Pass(ABC):
     idempotent: ClassVar[bool] = True
     changes_interface: ClassVar[bool] = False
 
+    def __post_init__(self) -> None:
+        """Check the parameters; a subclass that has its own calls this one first.
+
+        Raises:
+            ParameterError: Names all wrong values.
+        """
+        from converter.core.params import check
+
+        check(self)
+
     def requires(self, model: ir.Model, context: Context) -> None:  # noqa: B027 - optional hook
         """Check the model and the context before :meth:`apply`.
 
