@@ -448,8 +448,9 @@ def construct(
         if validate is not None:
             validate()
     except ParameterError as error:
-        where = ".".join(p for p in (path, error.where) if p)
-        return None, [Problem(where or cls.__name__, error.what, error.allowed, error.hint)]
+        own = "" if error.where == getattr(cls, "name", "") else error.where
+        where = ".".join(p for p in (path, own) if p)
+        return None, [Problem(f"{where or cls.__name__}:", error.what, error.allowed, error.hint)]
     return made, []
 
 

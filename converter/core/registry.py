@@ -7,14 +7,20 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import pkgutil
 from dataclasses import dataclass
 from importlib import metadata
+from typing import TYPE_CHECKING
 
 from converter.core.contract import Pass
 from converter.core.params import nearest
 from converter.errors import UnknownPassError
 
+if TYPE_CHECKING:
+    from converter.core.declaration import Declaration
+
+logger = logging.getLogger(__name__)
 GROUP = "converter.passes"
 _PACKAGE = "passes"
 
@@ -130,6 +136,26 @@ def get(name: str) -> type[Pass]:
             hint=f"it holds {seen}" if seen else "it holds no pass",
         )
     return kinds[0]
+
+
+def describe(name: str) -> Declaration:
+    """Describe a pass: summary, parameters, needs.
+
+    Passes of this distribution are read from their source and not imported, so that help texts stay
+    quick; those of others are imported.
+
+    Raises:
+        UnknownPassError: See :func:`get`.
+    """
+    from converter.core.declaration import NotStaticError, from_class, from_source
+
+    found = entry(name)
+    if found.target == f"{_PACKAGE}.{name}":
+        try:
+            return from_source(found)
+        except NotStaticError as error:
+            logger.debug("%s is imported to be described: %s", found.target, error)
+    return from_class(get(name), found)
 
 
 def _classes(module: object) -> list[object]:
