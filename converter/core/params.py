@@ -47,12 +47,14 @@ class Param:
     search: tuple[Any, ...] = ()
 
     def bounds(self) -> str:
-        """Return the allowed range as text, e.g. ``0 <= x < 1``; empty without bounds."""
-        low = f"{self.ge:g} <= " if self.ge is not None else ""
-        low = f"{self.gt:g} < " if self.gt is not None else low
-        high = f" <= {self.le:g}" if self.le is not None else ""
-        high = f" < {self.lt:g}" if self.lt is not None else high
-        return f"{low}x{high}" if low or high else ""
+        """Return the allowed range as text, e.g. ``0 <= x < 1`` or ``>= 1``; may be empty."""
+        low, low_mark = (self.gt, "<") if self.gt is not None else (self.ge, "<=")
+        high, high_mark = (self.lt, "<") if self.lt is not None else (self.le, "<=")
+        if low is not None and high is not None:
+            return f"{low:g} {low_mark} x {high_mark} {high:g}"
+        if low is not None:
+            return f"{'>' if low_mark == '<' else '>='} {low:g}"
+        return "" if high is None else f"{high_mark} {high:g}"
 
     def allows(self, number: float) -> bool:
         """Tell whether a number is inside the bounds."""
