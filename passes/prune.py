@@ -1,0 +1,268 @@
+"""Unstructured magnitude pruning: the smallest weights become zero, the shapes stay."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Annotated, ClassVar, Literal
+
+import onnx_ir as ir
+
+from converter.core import graph as g
+from converter.core.context import Context
+from converter.core.contract import Outcome, Pass, Skip
+from converter.core.params import Param
+from converter.core.select import Selection
+from converter.core.tensors import MappedTensor
+from converter.errors import ParameterError
+from passes.allocation.order import Cut, Plan, plan, plan_below
+from passes.importance.magnitude import FLOATS
+
+_DEFAULT = 0.5
+_EAGER_BYTES = 1 << 16  # smaller tensors are computed at once, larger ones when they are written
+_MICROSOFT = "com.microsoft"
+MARK = f"{g.META_PREFIX}pruned"  # key in Value.meta: the zeros were made on purpose, keep them
+
+# Inputs that hold weights. Biases, norms and embeddings (Gather) are left alone on purpose: they
+# are small, and every one of their zeros costs more than one of a matrix.
+_WEIGHTS: dict[tuple[str, str], tuple[int, ...]] = {
+    ("", "Conv"): (1,),
+    ("", "ConvTranspose"): (1,),
+    ("", "DeformConv"): (1,),
+    ("", "Gemm"): (0, 1),
+    ("", "MatMul"): (0, 1),
+    ("", "Einsum"): tuple(range(8)),
+    ("", "LSTM"): (1, 2),
+    ("", "GRU"): (1, 2),
+    ("", "RNN"): (1, 2),
+    (_MICROSOFT, "FusedConv"): (1,),
+    (_MICROSOFT, "FusedGemm"): (0, 1),
+    (_MICROSOFT, "FusedMatMul"): (0, 1),
+    (_MICROSOFT, "Attention"): (1,),
+}
+# Inputs of quantized operators that hold weights; zero of those is the zero point.
+_QUANTIZED: dict[tuple[str, str], tuple[int, ...]] = {
+    ("", "ConvInteger"): (1,),
+    ("", "MatMulInteger"): (0, 1),
+    ("", "QLinearConv"): (3,),
+    ("", "QLinearMatMul"): (0, 3),
+    (_MICROSOFT, "QGemm"): (0, 3),
+    (_MICROSOFT, "MatMulNBits"): (1,),
+    (_MICROSOFT, "DynamicQuantizeMatMul"): (1,),
+    (_MICROSOFT, "DynamicQuantizeLSTM"): (1, 2),
+}
+# Operators through which a zero of the first input stays a zero of the output.
+_VIEWS = ("Transpose", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast")
+
+
+@dataclass(frozen=True)
+class Prune(Pass):
+    """Set the smallest weights to zero, by share of all weights or by an absolute threshold."""
+
+    name: ClassVar[str] = "prune"
+    summary: ClassVar[str] = "set the smallest weights to zero"
+    follows: ClassVar[frozenset[str]] = frozenset({"simplify", "fuse", "fold_constants"})
+
+    sparsity: Annotated[
+        float | None,
+        Param(
+            f"share of weights that is zero afterwards; {_DEFAULT} unless threshold is given",
+            ge=0,
+            lt=1,
+            search=(0.3, 0.5, 0.7),
+        ),
+    ] = None
+    threshold: Annotated[
+        float | None, Param("absolute value below which a weight becomes zero", ge=0)
+    ] = None
+    scope: Annotated[
+        Literal["global", "local"],
+        Param("reach the share over all tensors together, or in each of them"),
+    ] = "global"
+    include: Annotated[
+        tuple[str, ...], Param("nodes to prune: name, glob or op:TYPE; all when empty")
+    ] = ()
+    exclude: Annotated[tuple[str, ...], Param("nodes to leave: name, glob or op:TYPE")] = ()
+
+    def __post_init__(self) -> None:
+        if self.sparsity is not None and self.threshold is not None:
+            raise ParameterError(
+                "sparsity and threshold exclude each other",
+                where="prune",
+                allowed="prune:sparsity=0.5 or prune:threshold=0.01",
+                hint="give one of them",
+            )
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise ParameterError(
+                f"threshold is {self.threshold}", where="prune", allowed="a finite number >= 0"
+            )
+        if self.threshold is None and self.sparsity is None:
+            object.__setattr__(self, "sparsity", _DEFAULT)
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        """Zero the weights. Memory: a few chunks, however large the tensors are."""
+        weights, skipped = _find(model, Selection(self.include, self.exclude))
+        context.progress.start("prune", None)
+        unique = list({id(w.tensor): w.tensor for w in weights}.values())
+        by_tensor = dict(zip(map(id, unique), self._plans(unique), strict=True))
+        context.progress.stop()
+        plans = [by_tensor[id(w.tensor)] for w in weights]
+        for weight, chosen in zip(weights, plans, strict=True):
+            if chosen.invalid:
+                skipped.append(Skip(weight.name, "holds NaN"))
+            elif chosen.cut is not None:
+                _assign(weight, chosen.cut)
+        return _outcome(list(by_tensor.values()), skipped)
+
+    def _plans(self, tensors: list[ir.TensorProtocol]) -> list[Plan]:
+        if self.threshold is not None:
+            return [plan_below(tensor, self.threshold) for tensor in tensors]
+        assert self.sparsity is not None
+        if self.scope == "local":
+            return [plan([tensor], self.sparsity)[0] for tensor in tensors]
+        return plan(tensors, self.sparsity)
+
+
+@dataclass
+class _Weight:
+    """A constant found behind the weight input of at least one node.
+
+    Attributes:
+        value: Initializer, or output of a Constant node.
+        tensor: Its tensor.
+        uses: Nodes and input indices, on the way to the weight inputs, that are accounted for.
+        nodes: The nodes with the weight inputs.
+    """
+
+    value: ir.Value
+    tensor: ir.TensorProtocol
+    uses: set[tuple[int, int]] = field(default_factory=set)
+    nodes: list[ir.Node] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        return self.value.name or g.label(self.nodes[0])
+
+
+def _find(model: ir.Model, selection: Selection) -> tuple[list[_Weight], list[Skip]]:
+    """Return what can be pruned, in the order of the model, and what cannot, with the reason."""
+    weights: dict[int, _Weight] = {}
+    skipped: list[Skip] = []
+    nodes = list(g.walk(model))
+    for node in nodes:
+        if any(_root(node, index)[0] is not None for index in _slots(node, _QUANTIZED)):
+            skipped.append(Skip(g.label(node), "already quantized"))
+        for index in _slots(node, _WEIGHTS):
+            value, uses = _root(node, index)
+            if value is None:
+                continue
+            if g.is_op(value.producer(), "DequantizeLinear"):
+                skipped.append(Skip(g.label(node), "already quantized"))
+                continue
+            tensor = _tensor(value)
+            if tensor is None or len(tensor.shape) < 2:
+                continue
+            weight = weights.setdefault(id(value), _Weight(value, tensor))
+            weight.uses.update(uses)
+            weight.nodes.append(node)
+    skipped.extend(Skip(p, "matches no node") for p in selection.unmatched(nodes))
+    chosen = []
+    for weight in weights.values():
+        reason = _obstacle(weight, model, selection)
+        if reason:
+            skipped.append(Skip(weight.name, reason))
+        else:
+            chosen.append(weight)
+    return chosen, skipped
+
+
+def _slots(node: ir.Node, table: dict[tuple[str, str], tuple[int, ...]]) -> Iterator[int]:
+    domain = "" if node.domain in g.DEFAULT_DOMAINS else node.domain
+    for index in table.get((domain, node.op_type), ()):
+        if index < len(node.inputs) and node.inputs[index] is not None:
+            yield index
+
+
+def _root(node: ir.Node, index: int) -> tuple[ir.Value | None, set[tuple[int, int]]]:
+    """Follow views from an input of a node back to a constant or a dequantized constant.
+
+    Returns:
+        The constant (None: it is an activation), and the uses passed on the way.
+    """
+    uses = {(id(node), index)}
+    value = node.inputs[index]
+    while value is not None and not value.is_initializer():
+        producer = value.producer()
+        if producer is None or g.is_op(producer, "Constant"):
+            break
+        if g.is_op(producer, "DequantizeLinear"):
+            constant = g.constant(producer.inputs[0]) is not None
+            return (value if constant else None), uses
+        if not g.is_op(producer, *_VIEWS):
+            return None, uses
+        uses.add((id(producer), 0))
+        value = producer.inputs[0]
+    return (None if value is None or _tensor(value) is None else value), uses
+
+
+def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
+    """Return the tensor of a constant, also of an initializer that callers may override."""
+    return value.const_value if value.is_initializer() else g.constant(value)
+
+
+def _obstacle(weight: _Weight, model: ir.Model, selection: Selection) -> str:
+    """Return why the tensor must be left alone, or an empty text."""
+    if weight.value.is_graph_input() and model.ir_version >= 4:
+        return "can be overridden by the caller"  # before IR 4 every initializer was an input
+    if weight.tensor.dtype not in FLOATS:
+        return f"element type {weight.tensor.dtype.name.lower()}"
+    if any(node not in selection for node in weight.nodes):
+        return "not selected by include and exclude"
+    if weight.value.is_graph_output():
+        return "also an output of the graph"
+    others = {(id(use.node), use.idx): use.node for use in weight.value.uses()}
+    strangers = [node for key, node in others.items() if key not in weight.uses]
+    if strangers:
+        return f"also used by {strangers[0].op_type}"
+    return ""
+
+
+def _assign(weight: _Weight, cut: Cut) -> None:
+    tensor: ir.TensorProtocol = MappedTensor(weight.tensor, cut, name=weight.tensor.name)
+    if tensor.nbytes <= _EAGER_BYTES:
+        tensor = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=weight.tensor.name)
+    if weight.value.is_initializer():
+        g.set_constant(weight.value, tensor)
+    else:
+        producer = weight.value.producer()
+        assert producer is not None
+        producer.attributes["value"] = ir.AttrTensor("value", tensor)
+        if weight.value.const_value is not None:
+            weight.value.const_value = tensor
+    weight.value.meta[MARK] = True
+
+
+def _outcome(plans: list[Plan], skipped: list[Skip]) -> Outcome:
+    valid = [p for p in plans if not p.invalid]
+    total = sum(p.size for p in valid)
+    before = sum(p.zeros_before for p in valid)
+    after = sum(p.zeros_after for p in valid)
+    notes = []
+    if after > before:
+        notes.append(
+            "the zeros alone make neither the file smaller nor onnxruntime faster: its CPU kernels "
+            "are dense; they pay off with compression of the file or on sparse hardware"
+        )
+    dead = sum(1 for p in valid if p.size and p.zeros_after == p.size and p.cut is not None)
+    if dead:
+        notes.append(f"{dead} weight tensors are zero throughout now: the share is too high")
+    counts = {
+        "weights_zeroed": after - before,
+        "weights_total": total,
+        "zeros_before": before,
+        "zeros_after": after,
+        "sparsity": after / total if total else 0.0,
+    }
+    modified = any(p.cut is not None for p in plans)
+    return Outcome(modified, counts, tuple(skipped), tuple(notes))
