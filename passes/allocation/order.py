@@ -253,10 +253,12 @@ def _bracket(tensors: Sequence[ir.TensorProtocol], space: Magnitude, rank: int) 
     together = np.concatenate(runs)
     together.sort()
     middle = min(int(rank / total * together.size), together.size - 1)
-    # Weights of one place resemble each other, so the error of the rank is taken from the spread
-    # between places and not from the binomial distribution.
-    shares = np.array([np.count_nonzero(run <= together[middle]) for run in runs])
-    spread = _SIGMAS * float(shares.std()) * len(runs) ** 0.5 + 2
+    # Weights of one place resemble each other, so the error of the rank is taken from the places
+    # and not from the binomial distribution; from neighbours among them, because the places are
+    # spread evenly: differences between whole tensors add no error.
+    shares = np.array([np.count_nonzero(run <= together[middle]) for run in runs], np.float64)
+    variance = float(np.square(np.diff(shares)).sum()) / 2
+    spread = _SIGMAS * variance**0.5 + 2
     low = max(0, int(middle - spread))
     high = min(together.size - 1, int(middle + spread) + 1)
     at_end = middle + spread >= together.size
