@@ -387,12 +387,12 @@ def _read(field: Field, value: Any, *, text: bool) -> Any:
 
 
 def nearest(name: str, valid: Iterable[str]) -> str:
-    """Return ``did you mean "x"?`` for the nearest valid names, or an empty string."""
+    """Return ``perhaps "x" was meant`` for the nearest valid names, or an empty string."""
     by_fold = {v.casefold().replace("-", "_"): v for v in valid}
     folded = name.casefold().replace("-", "_")
     close = difflib.get_close_matches(folded, by_fold, n=2, cutoff=0.6)
     names = " or ".join(f'"{by_fold[c]}"' for c in close)
-    return f"did you mean {names}?" if names else ""
+    return f"perhaps {names} was meant" if names else ""
 
 
 def read_values(

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 GROUP = "converter.passes"
+OWNER = "onnxpress"
 _PACKAGE = "passes"
 
 
@@ -74,7 +75,7 @@ def _own() -> list[Entry]:
     if spec is None or spec.submodule_search_locations is None:
         return []
     return [
-        Entry(module.name, "onnxpress", f"{_PACKAGE}.{module.name}")
+        Entry(module.name, OWNER, f"{_PACKAGE}.{module.name}")
         for module in pkgutil.iter_modules(spec.submodule_search_locations)
         if not module.ispkg and not module.name.startswith("_")
     ]

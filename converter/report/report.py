@@ -7,8 +7,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
-from converter.core.graph import footprint
-
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -49,6 +47,8 @@ class FileFacts:
     @classmethod
     def of(cls, model: ir.Model, files: Sequence[Path], digest: str = "") -> FileFacts:
         """Count a model that lies in ``files``, the model file first."""
+        from converter.core.graph import footprint  # onnx_ir is heavy; listing passes needs none
+
         return cls(
             name=files[0].name if files else "",
             nbytes=sum(file.stat().st_size for file in files),

@@ -1,0 +1,267 @@
+"""The commands. Their bodies import what they need, so help is quick and needs no model tools.
+
+Each command is an application of its own; :mod:`converter.cli.entry` picks the one asked for.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from converter.cli import options as opt
+from converter.cli.progress import PassBars, progress_for
+
+_MISSED = 6  # exit code of a missed budget, as in converter.errors.VerificationError
+
+
+def command(name: str) -> Any:
+    """Build one command; ``.main(arguments, prog_name=..., standalone_mode=False)`` runs it."""
+    app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    function = _COMMANDS[name]
+    epilog = _EPILOG if name == "convert" else None
+    app.command(epilog=epilog, context_settings={"help_option_names": ["--help", "-h"]})(function)
+    return typer.main.get_command(app)
+
+
+def convert(  # noqa: PLR0913 - one parameter per option
+    *,
+    source: opt.Source,
+    target: opt.Target,
+    passes: opt.Passes = None,
+    recipe: opt.RecipeFile = None,
+    data: opt.Data = None,
+    samples: opt.Samples = None,
+    batch: opt.BatchSize = None,
+    labels: opt.Labels = None,
+    image: opt.Image = None,
+    budget: opt.Budgets = None,
+    report: opt.ReportFile = None,
+    seed: opt.Seed = None,
+    threads: opt.Threads = 1,
+    check: opt.CheckWhen = opt.Check.END,
+    on_failure: opt.WhenPassFails = opt.OnFailure.FAIL,
+    no_verify: opt.NoVerify = False,
+    keep: opt.Keep = False,
+    in_place: opt.InPlace = False,
+    external_data: opt.External = None,
+    keep_opset: opt.KeepOpset = False,
+    allow_links: opt.AllowLinks = False,
+    no_provenance: opt.NoProvenance = False,
+    reproducer: opt.Reproducer = None,
+    time_limit: opt.TimeLimit = None,
+    custom_op_library: opt.CustomOps = None,
+    quiet: opt.Quiet = False,
+    json: opt.Json = False,
+    debug: opt.Debug = False,
+    version: opt.Version = False,
+) -> int:
+    """Make an ONNX model smaller and faster, check it against the original, and write it.
+
+    Without --passes the model is loaded, checked and written: a safe copy.
+    """
+    del debug, version
+    progress = progress_for(quiet=quiet or json)
+    settings: dict[str, Any] = {
+        "passes": passes or (),
+        "recipe": recipe,
+        "data": data,
+        "samples": samples,
+        "batch": batch,
+        "labels": labels,
+        "image": image,
+        "budget": budget or (),
+        "verify": not no_verify,
+        "report": report,
+        "seed": seed,
+        "threads": threads,
+        "check": check.value,
+        "on_failure": on_failure.value,
+        "keep": keep,
+        "in_place": in_place,
+        "external_data": external_data and external_data.value,
+        "keep_opset": keep_opset or None,
+        "allow_links": allow_links,
+        "provenance": False if no_provenance else None,
+        "reproducer": reproducer,
+        "time_limit": time_limit,
+        "custom_op_library": custom_op_library,
+        "progress": progress,
+        "observers": (PassBars(progress),),
+    }
+    return _convert(source, target, settings, quiet=quiet, json=json)
+
+
+def _convert(
+    source: Path, target: Path, settings: dict[str, Any], *, quiet: bool, json: bool
+) -> int:
+    from converter import api
+    from converter.errors import ConverterError, VerificationError
+
+    try:
+        report = api.convert(source, target, **settings).report
+    except ConverterError as error:
+        found = getattr(error, "report", None)
+        if found is not None and (json or isinstance(error, VerificationError)):
+            _show("conversion", found.to_dict(), quiet=quiet, json=json)
+        raise
+    _show("conversion", report.to_dict(), quiet=quiet, json=json)
+    return 0
+
+
+def inspect(
+    *,
+    model: opt.Model,
+    allow_links: opt.AllowLinks = False,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> int:
+    """Show what is in a model: inputs, outputs, operators, weights, storage."""
+    del debug
+    from converter import api
+
+    found = api.inspect(model, allow_links=allow_links)
+    _show("inspection", found.to_dict(), quiet=quiet, json=json)
+    return 0
+
+
+def verify(  # noqa: PLR0913 - one parameter per option
+    *,
+    a: opt.Original,
+    b: opt.Converted,
+    data: opt.Data = None,
+    samples: opt.Samples = None,
+    batch: opt.BatchSize = None,
+    labels: opt.Labels = None,
+    image: opt.Image = None,
+    budget: opt.Budgets = None,
+    seed: opt.Seed = None,
+    threads: opt.Threads = 1,
+    allow_links: opt.AllowLinks = False,
+    custom_op_library: opt.CustomOps = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> int:
+    """Compare two models on the same samples: outputs, accuracy, size, speed."""
+    del debug
+    from converter import api
+
+    verdict = api.verify(
+        a,
+        b,
+        data=data,
+        samples=samples,
+        batch=batch or 1,
+        labels=labels,
+        image=image,
+        budget=budget or (),
+        seed=seed or 0,
+        threads=threads,
+        allow_links=allow_links,
+        custom_op_library=custom_op_library,
+        progress=progress_for(quiet=quiet or json),
+    )
+    _show("verdict", verdict.to_dict(), quiet=quiet, json=json)
+    return 0 if verdict.passed else _MISSED
+
+
+def bench(  # noqa: PLR0913 - one parameter per option
+    *,
+    models: opt.Models,
+    data: opt.Data = None,
+    batch: opt.BatchSize = None,
+    image: opt.Image = None,
+    seconds: opt.Seconds = 5.0,
+    seed: opt.Seed = None,
+    threads: opt.Threads = 1,
+    allow_links: opt.AllowLinks = False,
+    custom_op_library: opt.CustomOps = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> int:
+    """Measure how long models take, run in turns on the same inputs; ratios are to the first."""
+    del debug
+    from converter import api
+
+    found = api.bench(
+        *models,
+        data=data,
+        batch=batch or 1,
+        image=image,
+        seconds=seconds,
+        seed=seed or 0,
+        threads=threads,
+        allow_links=allow_links,
+        custom_op_library=custom_op_library,
+        progress=progress_for(quiet=quiet or json),
+    )
+    _show("latency", found.to_dict(), quiet=quiet, json=json)
+    return 0
+
+
+def passes(
+    *,
+    name: opt.PassName = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> int:
+    """List the passes, or describe one with all its parameters."""
+    del debug
+    from converter.cli import catalogue
+
+    if name is None:
+        _show("pass_list", catalogue.list_passes(), quiet=quiet, json=json)
+    else:
+        _show("pass_details", catalogue.describe(name), quiet=quiet, json=json)
+    return 0
+
+
+def _show(what: str, data: Any, *, quiet: bool, json: bool) -> None:
+    """Print a result as JSON or as tables; a reader who left is no error."""
+    if quiet and not json:
+        return
+    if json:
+        from converter.report.json_report import render as to_json
+
+        text = to_json(data)
+    else:
+        from converter.cli.render import render
+
+        text = render(what, data)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        from converter.cli.entry import silence_stdout
+
+        silence_stdout()
+
+
+_COMMANDS: dict[str, Callable[..., int]] = {
+    "convert": convert,
+    "inspect": inspect,
+    "verify": verify,
+    "bench": bench,
+    "passes": passes,
+}
+_EPILOG = """\
+Other commands, each with --help:
+
+convert inspect MODEL: what is in a model.
+
+convert verify A B: compare two models.
+
+convert bench MODEL...: measure speed.
+
+convert passes [NAME]: list or describe passes.
+
+A word is a command only if no file has that name; "--" ends the options.
+Exit codes: 0 done, 2 usage, 3 model, 4 pass, 5 data, 6 verification or budget, 7 security,
+8 writing, 130 interrupted."""

@@ -1,0 +1,129 @@
+"""The program ``convert``: finds the command, runs it, and turns every end into an exit code.
+
+A conversion needs no command word: ``convert in.onnx out.onnx``. The first word is a command only
+if it is exactly one and no file has that name; ``--`` ends the options.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+DEFAULT = "convert"
+COMMANDS = ("inspect", "verify", "bench", "passes")
+INTERRUPTED = 130
+_SHARED = ("--debug", "--quiet")
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code (see :mod:`converter.errors` for the codes)."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    _harden_streams()
+    program = _program()
+    name, rest = split_command(arguments)
+    try:
+        return _dispatch(program, name, rest)
+    except KeyboardInterrupt:
+        _complain(program, "interrupted", prefix="")
+        return INTERRUPTED
+    except BrokenPipeError:
+        silence_stdout()
+        return 0
+    except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
+        words = program if name == DEFAULT else f"{program} {name}"
+        return _explain(program, error, debug="--debug" in arguments, words=words)
+
+
+def split_command(arguments: list[str]) -> tuple[str, list[str]]:
+    """Find the command in the arguments.
+
+    Switches that every command has may stand before it. Anything that is no command is the default
+    one: a conversion.
+    """
+    leading = 0
+    while leading < len(arguments) and arguments[leading] in _SHARED:
+        leading += 1
+    first = arguments[leading] if leading < len(arguments) else ""
+    if first in COMMANDS and not Path(first).is_file():
+        return first, [*arguments[:leading], *arguments[leading + 1 :]]
+    return DEFAULT, arguments
+
+
+def _dispatch(program: str, name: str, rest: list[str]) -> int:
+    if name == DEFAULT and not rest:
+        rest = ["--help"]
+    if "--debug" in rest:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+    from converter.cli.app import command
+
+    words = program if name == DEFAULT else f"{program} {name}"
+    result: Any = command(name).main(rest, prog_name=words, standalone_mode=False)
+    return result if isinstance(result, int) else 0
+
+
+def _program() -> str:
+    """The name under which the program was called: ``convert``, ``onnxpress`` or the module."""
+    name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "convert"
+    return "python -m converter" if name == "__main__.py" else name.removesuffix(".exe")
+
+
+def _harden_streams() -> None:
+    """Let no file name and no model name break the output, whatever the terminal can show."""
+    for stream in (sys.stdout, sys.stderr):
+        reconfigure = getattr(stream, "reconfigure", None)
+        if reconfigure is not None:
+            reconfigure(errors="backslashreplace")
+
+
+def silence_stdout() -> None:
+    """Keep Python from complaining at exit that the reader of the output is gone."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _explain(program: str, error: Exception, *, debug: bool, words: str) -> int:
+    """Print one paragraph about an error and return its exit code."""
+    from converter.errors import ConverterError
+
+    if debug:
+        import traceback
+
+        traceback.print_exception(error)
+    if isinstance(error, ConverterError):
+        _complain(program, str(error))
+        return error.exit_code
+    if hasattr(error, "format_message"):  # usage errors of the command-line library
+        hint = f"Try: {words} --help"
+        _complain(program, f"{error.format_message().rstrip('.')}. {hint}")
+        return 2
+    if isinstance(error, MemoryError):
+        _complain(program, "there is not enough memory. What to do: use a machine with more.")
+        return 3
+    if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
+        _complain(program, f"writing failed: {error.strerror}. Where: {error.filename}.")
+        return 8
+    _complain(
+        program,
+        f"internal error: {type(error).__name__}: {error}. What to do: this is a defect of the "
+        "program; run again with --debug and report what it prints.",
+    )
+    return 1
+
+
+def _complain(program: str, message: str, *, prefix: str = "error: ") -> None:
+    from converter.cli.text import clean
+
+    with contextlib.suppress(OSError, ValueError):
+        sys.stderr.write(f"{program}: {prefix}{clean(message)}\n")
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The options of the command line, each declared once and shared by the commands that have it."""
+
+from __future__ import annotations
+
+import enum
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from converter import __version__
+
+
+class Check(enum.StrEnum):
+    """When outputs are compared."""
+
+    END = "end"
+    EACH = "each"
+
+
+class OnFailure(enum.StrEnum):
+    """What happens when a pass fails."""
+
+    FAIL = "fail"
+    SKIP = "skip"
+
+
+class ExternalData(enum.StrEnum):
+    """Whether weights go into a file of their own."""
+
+    AUTO = "auto"
+    YES = "yes"
+    NO = "no"
+
+
+def _finite(value: float | None) -> float | None:
+    if value is not None and not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"{value} is not a number above 0")
+    return value
+
+
+def _version(value: bool) -> bool:  # noqa: FBT001 - the shape of a callback
+    if value:
+        typer.echo(f"onnxpress {__version__}")
+        raise typer.Exit
+    return value
+
+
+_DATA = "Samples"
+_CHECKS = "Checks"
+_OUTPUT = "Output"
+_MACHINE = "Machine"
+
+Source = Annotated[Path, typer.Argument(metavar="IN", help="The model to convert.")]
+Target = Annotated[
+    Path, typer.Argument(metavar="OUT", help="The file to write; replaced when it exists.")
+]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")]
+Original = Annotated[Path, typer.Argument(metavar="A", help="The original model.")]
+Converted = Annotated[Path, typer.Argument(metavar="B", help="The model to compare with it.")]
+Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="One or more models.")]
+PassName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A pass to describe.")]
+
+Passes = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="Passes to run, e.g. simplify,prune:sparsity=0.5,quantize."),
+]
+RecipeFile = Annotated[
+    Path | None, typer.Option(metavar="FILE", help="Recipe with passes, data and budgets (TOML).")
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SPEC",
+        help="Samples: FILE.npz, a folder of npz files or images, or MODULE:FUNCTION.",
+        rich_help_panel=_DATA,
+    ),
+]
+Samples = Annotated[
+    int | None,
+    typer.Option(metavar="N", min=1, help="Use at most so many samples.", rich_help_panel=_DATA),
+]
+BatchSize = Annotated[
+    int | None,
+    typer.Option(
+        "--batch", metavar="N", min=1, help="Samples per run (default 1).", rich_help_panel=_DATA
+    ),
+]
+Labels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME", help="Array that holds the labels (default: labels).", rich_help_panel=_DATA
+    ),
+]
+Image = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT",
+        help='How images become inputs, e.g. "resize=256,crop=224,layout=nchw".',
+        rich_help_panel=_DATA,
+    ),
+]
+Budgets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--budget",
+        metavar="TERM",
+        help='A bound the result must keep, e.g. "size<=0.3x", "accuracy>=0.99x"; repeatable.',
+        rich_help_panel=_CHECKS,
+    ),
+]
+ReportFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="Write a report: FILE.json or FILE.html.", rich_help_panel=_OUTPUT
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        metavar="N", min=0, help="Root of all random numbers (default 0).", rich_help_panel=_MACHINE
+    ),
+]
+Threads = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, help="Threads inside an operator.", rich_help_panel=_MACHINE),
+]
+CheckWhen = Annotated[
+    Check,
+    typer.Option(
+        help="Compare outputs after exact passes and at the end, or after each pass.",
+        rich_help_panel=_CHECKS,
+    ),
+]
+WhenPassFails = Annotated[
+    OnFailure,
+    typer.Option(
+        help="Stop at a failing pass, or roll it back and go on.", rich_help_panel=_CHECKS
+    ),
+]
+NoVerify = Annotated[
+    bool,
+    typer.Option(
+        "--no-verify",
+        help="Do not compare the result with the original; structure is checked all the same.",
+        rich_help_panel=_CHECKS,
+    ),
+]
+Keep = Annotated[
+    bool,
+    typer.Option("--keep", help="Write OUT even when a budget is missed.", rich_help_panel=_OUTPUT),
+]
+InPlace = Annotated[
+    bool, typer.Option("--in-place", help="Allow OUT to be IN.", rich_help_panel=_OUTPUT)
+]
+External = Annotated[
+    ExternalData | None,
+    typer.Option(
+        "--external-data",
+        help="Weights in a file of their own (auto: above 2 GB).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+KeepOpset = Annotated[
+    bool,
+    typer.Option(
+        "--keep-opset", help="Refuse changes of opset and IR version.", rich_help_panel=_CHECKS
+    ),
+]
+AllowLinks = Annotated[
+    bool,
+    typer.Option("--allow-links", help="Follow links to external data.", rich_help_panel=_MACHINE),
+]
+NoProvenance = Annotated[
+    bool,
+    typer.Option(
+        "--no-provenance",
+        help="Do not write recipe, versions and digests into the model.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Reproducer = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="DIR",
+        help="When a pass fails, write what is needed to repeat it (no weights).",
+        rich_help_panel=_CHECKS,
+    ),
+]
+TimeLimit = Annotated[
+    float | None,
+    typer.Option(
+        metavar="S",
+        callback=_finite,
+        help="Give up after so many seconds.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+Seconds = Annotated[
+    float,
+    typer.Option(metavar="S", callback=_finite, help="Time to spend on measuring."),
+]
+CustomOps = Annotated[
+    Path | None,
+    typer.Option(
+        "--custom-op-library",
+        metavar="FILE",
+        help="Shared library with custom operators that you trust.",
+        rich_help_panel=_MACHINE,
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")]
+Version = Annotated[
+    bool,
+    typer.Option("--version", is_eager=True, callback=_version, help="Print the version and stop."),
+]

@@ -1,0 +1,303 @@
+"""Results as tables for the terminal: plain enough for a log of 80 columns without colours."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from converter.cli import text as t
+
+Row = Sequence[object]
+Data = Mapping[str, Any]
+_MAX_ROWS = 12
+_STATUS_STYLE = {"done": "bold green", "not verified": "bold yellow"}
+
+
+def render(what: str, data: Any) -> str:
+    """Return the text of a result.
+
+    Args:
+        what: One of the keys of the table at the end of this module.
+        data: The result as its ``to_dict`` gives it.
+    """
+    console = Console(highlight=False, markup=False, emoji=False)
+    with console.capture() as capture:
+        _RENDERERS[what](console, data)
+    return "\n".join(line.rstrip() for line in capture.get().splitlines()) + "\n"
+
+
+def _text(value: object, style: str = "") -> Text:
+    return value if isinstance(value, Text) else Text(t.clean(value), style=style)
+
+
+def _title(console: Console, words: str) -> None:
+    console.print()
+    console.print(_text(words, "bold"))
+
+
+def _table(
+    console: Console, heads: Sequence[str], rows: Iterable[Row], *, right: Sequence[int] = ()
+) -> None:
+    """Print rows indented by two, without lines; columns in ``right`` are aligned to the right."""
+    table = Table(box=None, show_header=any(heads), pad_edge=False, padding=(0, 3, 0, 0))
+    for index, head in enumerate(heads):
+        table.add_column(
+            _text(head, "dim"),
+            justify="right" if index in right else "left",
+            overflow="fold",
+            no_wrap=index in right,
+        )
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    console.print(Padding(table, (0, 0, 0, 2)))
+
+
+# --- conversion ----------------------------------------------------------------------------------
+
+
+def _conversion(console: Console, report: Data) -> None:
+    source, target = report["source"], report["target"]
+    name = source["file"] or "model"
+    arrow = f" -> {target['file']}" if target and target["file"] else ""
+    status = report["status"]
+    console.print(
+        _text(f"{name}{arrow}", "bold"),
+        _text(f"  {status}", _STATUS_STYLE.get(status, "bold red")),
+        sep="",
+    )
+    if report.get("error"):
+        console.print(_text(report["error"]))
+    verdict = report.get("verdict") or {}
+    if target:
+        _title(console, "Before and after")
+        rows = [*_size_rows(source, target), *_quality_rows(verdict)]
+        _table(console, ("", "before", "after", "change"), rows, right=(1, 2, 3))
+    _checks(console, verdict)
+    _steps(console, report["steps"])
+    _left_alone(console, report["steps"])
+    _notes(console, _all_notes(report))
+
+
+def _size_rows(source: Data, target: Data) -> list[Row]:
+    rows: list[Row] = [_change("size", source["bytes"], target["bytes"], t.size)]
+    for key in ("nodes", "parameters"):
+        if source[key] != target[key]:
+            rows.append(_change(key, source[key], target[key], t.count))
+        else:
+            rows.append((key, t.count(source[key]), t.count(target[key]), "same"))
+    return rows
+
+
+def _change(
+    label: str, before: float | None, after: float | None, show: Callable[[float | None], str]
+) -> Row:
+    return label, show(before), show(after), t.ratio(after, before)
+
+
+def _quality_rows(verdict: Data) -> list[Row]:
+    del verdict
+    return []
+
+
+def _checks(console: Console, verdict: Data) -> None:
+    del console, verdict
+
+
+def _steps(console: Console, steps: Sequence[Data]) -> None:
+    if not steps:
+        return
+    _title(console, "Passes")
+    rows = []
+    for step in steps:
+        before, after = step["before"], step["after"]
+        rows.append(
+            (
+                step["pass"],
+                t.duration(step["seconds"]),
+                _delta(before["nodes"], after["nodes"], t.count),
+                _delta(before["tensor_bytes"], after["tensor_bytes"], t.size),
+                _what_happened(step),
+            )
+        )
+    _table(console, ("pass", "time", "nodes", "weights", "result"), rows, right=(1, 2, 3))
+
+
+def _delta(before: float, after: float, show: Callable[[float], str]) -> str:
+    if before == after:
+        return "same"
+    sign = "-" if after < before else "+"
+    return f"{sign}{show(abs(after - before))}"
+
+
+def _what_happened(step: Data) -> str:
+    if step["error"]:
+        return f"FAILED and rolled back: {step['error']}"
+    figures = [f"{key.replace('_', ' ')} {t.number(v)}" for key, v in step["counts"].items() if v]
+    parts = [", ".join(figures)] if figures else ["changed" if step["modified"] else "no change"]
+    if step["interface_changes"]:
+        parts.append(f"interface: {'; '.join(step['interface_changes'])}")
+    return "; ".join(parts)
+
+
+def _left_alone(console: Console, steps: Sequence[Data]) -> None:
+    rows: list[Row] = []
+    hidden = 0
+    for step in steps:
+        name = step["pass"].partition(":")[0]
+        for group in step["skipped"]:
+            if len(rows) == _MAX_ROWS:
+                hidden += 1
+                continue
+            shown = ", ".join(group["examples"])
+            more = ", ..." if group["count"] > len(group["examples"]) else ""
+            rows.append((t.count(group["count"]), name, group["reason"], f"{shown}{more}"))
+    if not rows:
+        return
+    _title(console, "Left alone")
+    _table(console, ("count", "pass", "why", "for example"), rows, right=(0,))
+    if hidden:
+        console.print(_text(f"  and {t.plural(hidden, 'more reason')}; --report FILE lists all"))
+
+
+def _all_notes(report: Data) -> list[str]:
+    notes = list(report["notes"])
+    for step in report["steps"]:
+        notes += [f"{step['pass'].partition(':')[0]}: {note}" for note in step["notes"]]
+    verdict = report.get("verdict") or {}
+    notes += [note for note in verdict.get("notes", []) if note not in notes]
+    return notes
+
+
+def _notes(console: Console, notes: Sequence[str]) -> None:
+    if not notes:
+        return
+    _title(console, "Notes")
+    _table(console, ("", ""), [("*", note) for note in dict.fromkeys(notes)])
+
+
+# --- inspection ----------------------------------------------------------------------------------
+
+
+def _inspection(console: Console, data: Data) -> None:
+    console.print(_text(data["file"] or "model", "bold"))
+    opsets = ", ".join(f"{domain} {version}" for domain, version in data["opsets"].items())
+    facts: list[Row] = [
+        ("size", t.size(data["nbytes"])),
+        ("format", f"IR version {data['ir_version']}, opset {opsets}"),
+        ("made by", data["producer"] or "unknown"),
+        ("graph", data["graph_name"] or "unnamed"),
+        ("nodes", t.count(data["nodes"])),
+        ("parameters", f"{t.count(data['parameters'])} in {t.size(data['tensor_bytes'])}"),
+    ]
+    if data["zeros"] is not None:
+        facts.append(("zero weights", t.percent(data["zeros"])))
+    optional = (
+        ("quantized", t.plural(data["quantized_nodes"], "node"), data["quantized_nodes"]),
+        ("sub-graphs", t.count(data["subgraphs"]), data["subgraphs"]),
+        ("functions", ", ".join(data["functions"]), data["functions"]),
+        ("custom domains", ", ".join(data["custom_domains"]), data["custom_domains"]),
+        ("metadata", ", ".join(data["metadata"]), data["metadata"]),
+        (
+            "external data",
+            ", ".join(f"{f['file']} ({t.size(f['bytes'])})" for f in data["external_files"]),
+            data["external_files"],
+        ),
+    )
+    facts += [(label, shown) for label, shown, present in optional if present]
+    _table(console, ("", ""), facts)
+    for title, ports in (("Inputs", data["inputs"]), ("Outputs", data["outputs"])):
+        _title(console, title)
+        _table(console, ("name", "type", "shape"), [_port(p) for p in ports])
+    _inventory(console, data)
+
+
+def _port(port: Data) -> Row:
+    dims = "any" if port["dims"] is None else " x ".join(port["dims"]) or "scalar"
+    return port["name"], port["kind"], dims + (" (has a default)" if port["has_default"] else "")
+
+
+def _inventory(console: Console, data: Data) -> None:
+    operators = list(data["operators"].items())
+    if operators:
+        _title(console, "Operators")
+        rows: list[Row] = [(op, t.count(n)) for op, n in operators[:_MAX_ROWS]]
+        rest = operators[_MAX_ROWS:]
+        if rest:
+            rows.append((f"{t.plural(len(rest), 'other type')}", t.count(sum(n for _, n in rest))))
+        _table(console, ("type", "nodes"), rows, right=(1,))
+    if data["by_type"]:
+        _title(console, "Weights")
+        rows = [
+            (kind, t.count(v["parameters"]), t.size(v["bytes"]))
+            for kind, v in data["by_type"].items()
+        ]
+        _table(console, ("type", "elements", "size"), rows, right=(1, 2))
+    if data["largest"]:
+        _title(console, "Largest tensors")
+        rows = [
+            (
+                x["name"] or "(constant)",
+                x["kind"],
+                " x ".join(map(str, x["shape"])) or "scalar",
+                t.size(x["nbytes"]),
+                "" if x["zeros"] is None else t.percent(x["zeros"]),
+            )
+            for x in data["largest"]
+        ]
+        _table(console, ("name", "type", "shape", "size", "zeros"), rows, right=(3, 4))
+
+
+# --- passes --------------------------------------------------------------------------------------
+
+
+def _pass_list(console: Console, rows: Sequence[Data]) -> None:
+    if not rows:
+        console.print("No passes are installed.")
+        return
+    _table(console, ("pass", "what it does"), [(r["name"], r["summary"]) for r in rows])
+    console.print()
+    console.print("convert passes NAME describes one; join passes with commas in --passes.")
+
+
+def _pass_details(console: Console, data: Data) -> None:
+    console.print(_text(data["name"], "bold"), _text(f"  {data['summary']}"), sep="")
+    if data["details"]:
+        console.print()
+        console.print(_text_block(data["details"]))
+    facts: list[Row] = [("from", f"{data['target']} of {data['owner']}")]
+    if data["needs"]:
+        facts.append(("needs", ", ".join(data["needs"])))
+    facts.append(("outputs", "stay equal" if data["exact"] else "may change within the budgets"))
+    if data["changes_interface"]:
+        facts.append(("interface", "may change; --keep-opset forbids it"))
+    console.print()
+    _table(console, ("", ""), facts)
+    if data["parameters"]:
+        _title(console, "Parameters")
+        rows = [
+            (p["name"], _kind(p), p["default"] or "required", p["help"]) for p in data["parameters"]
+        ]
+        _table(console, ("name", "value", "default", "meaning"), rows)
+
+
+def _kind(parameter: Data) -> str:
+    kind: str = parameter["kind"]
+    return f"{kind}, {parameter['bounds']}" if parameter["bounds"] else kind
+
+
+def _text_block(words: str) -> Text:
+    """Clean a text but keep its line breaks."""
+    return Text("\n".join(t.clean(line) for line in words.splitlines()))
+
+
+_RENDERERS: dict[str, Callable[[Console, Any], None]] = {
+    "conversion": _conversion,
+    "inspection": _inspection,
+    "pass_list": _pass_list,
+    "pass_details": _pass_details,
+}
