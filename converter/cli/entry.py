@@ -118,7 +118,7 @@ def _explain(program: str, error: Exception, *, debug: bool, words: str) -> int:
 
 
 def _complain(program: str, message: str, *, prefix: str = "error: ") -> None:
-    from converter.cli.text import clean
+    from converter.report.words import clean
 
     with contextlib.suppress(OSError, ValueError):
         sys.stderr.write(f"{program}: {prefix}{clean(message)}\n")

@@ -47,6 +47,13 @@ def _version(value: bool) -> bool:  # noqa: FBT001 - the shape of a callback
     return value
 
 
+def _help(context: typer.Context, value: bool) -> bool:  # noqa: FBT001 - the shape of a callback
+    if value:
+        typer.echo(context.get_help())
+        raise typer.Exit
+    return value
+
+
 _DATA = "Samples"
 _CHECKS = "Checks"
 _OUTPUT = "Output"
@@ -60,7 +67,6 @@ Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")]
 Original = Annotated[Path, typer.Argument(metavar="A", help="The original model.")]
 Converted = Annotated[Path, typer.Argument(metavar="B", help="The model to compare with it.")]
 Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="One or more models.")]
-PassName = Annotated[str | None, typer.Argument(metavar="[NAME]", help="A pass to describe.")]
 
 Passes = Annotated[
     str | None,
@@ -216,4 +222,8 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log me
 Version = Annotated[
     bool,
     typer.Option("--version", is_eager=True, callback=_version, help="Print the version and stop."),
+]
+Help = Annotated[
+    bool,
+    typer.Option("--help", "-h", is_eager=True, callback=_help, help="Show this message and exit."),
 ]

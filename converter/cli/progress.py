@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from converter.cli.text import clean
+from converter.report.words import clean
 from converter.core.observe import Progress, Silent
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from converter.cli import text as t
+from converter.report import words as t
 
 Row = Sequence[object]
 Data = Mapping[str, Any]

@@ -391,7 +391,10 @@ def nearest(name: str, valid: Iterable[str]) -> str:
     by_fold = {v.casefold().replace("-", "_"): v for v in valid}
     folded = name.casefold().replace("-", "_")
     close = difflib.get_close_matches(folded, by_fold, n=2, cutoff=0.6)
-    names = " or ".join(f'"{by_fold[c]}"' for c in close)
+    ratios = [difflib.SequenceMatcher(None, c, folded).ratio() for c in close]
+    names = " or ".join(
+        f'"{by_fold[c]}"' for c, ratio in zip(close, ratios, strict=True) if ratio > ratios[0] - 0.1
+    )
     return f"perhaps {names} was meant" if names else ""
 
 

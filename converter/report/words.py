@@ -1,4 +1,4 @@
-"""Words and figures for the terminal; names from models are made harmless here."""
+"""Figures and names in words, for the terminal and for HTML; names are made harmless here."""
 
 from __future__ import annotations
 
