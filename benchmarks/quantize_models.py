@@ -1,0 +1,123 @@
+"""Models for the quantization benchmarks: MobileNetV2-shaped, and a chain of Conv and Relu.
+
+Run as ``python -m benchmarks.quantize_models mobilenet FOLDER`` or ``... chain:2000 FOLDER``;
+writes ``model.onnx`` and ``data.npz`` (32 samples).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+# Expansion, output channels, repeats, stride: table 2 of the MobileNetV2 paper (Sandler 2018).
+BLOCKS = (
+    (1, 16, 1, 1),
+    (6, 24, 2, 2),
+    (6, 32, 3, 2),
+    (6, 64, 4, 2),
+    (6, 96, 3, 1),
+    (6, 160, 3, 2),
+    (6, 320, 1, 1),
+)
+
+
+class Builder:
+    """Nodes and weights of a graph that grows at its end."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.weights: list[onnx.TensorProto] = []
+
+    def constant(self, array: np.ndarray) -> str:
+        name = f"constant_{len(self.weights)}"
+        self.weights.append(numpy_helper.from_array(array, name))
+        return name
+
+    def add(self, op_type: str, *inputs: str, **attributes: object) -> str:
+        name = f"{op_type}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op_type, inputs, [f"{name}_out"], name, **attributes))
+        return f"{name}_out"
+
+    def conv(
+        self, x: str, cin: int, cout: int, kernel: int, *, stride: int = 1, group: int = 1
+    ) -> str:
+        fan_in = cin // group * kernel * kernel
+        weight = self.rng.standard_normal((cout, cin // group, kernel, kernel))
+        weight *= np.sqrt(2 / fan_in) * self.rng.uniform(0.4, 1.6, (cout, 1, 1, 1))
+        bias = self.rng.standard_normal(cout) * 0.1
+        return self.add(
+            "Conv",
+            x,
+            self.constant(weight.astype(np.float32)),
+            self.constant(bias.astype(np.float32)),
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[kernel // 2] * 4,
+            group=group,
+        )
+
+    def model(self, shape: list[int], output: str, out_shape: list[int]) -> onnx.ModelProto:
+        graph = helper.make_graph(
+            self.nodes,
+            "benchmark",
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, out_shape)],
+            self.weights,
+        )
+        return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def mobilenet() -> onnx.ModelProto:
+    """Return a classifier of MobileNetV2's shape: 52 Conv, 35 Clip, 10 Add, 3.5 M parameters."""
+    b = Builder()
+    low, high = b.constant(np.float32(0)), b.constant(np.float32(6))
+
+    def clipped(x: str) -> str:
+        return b.add("Clip", x, low, high)
+
+    x, channels = clipped(b.conv("input", 3, 32, 3, stride=2)), 32
+    for expansion, out, repeats, first_stride in BLOCKS:
+        for repeat in range(repeats):
+            stride, block_in, wide = first_stride if repeat == 0 else 1, x, channels * expansion
+            if expansion != 1:
+                x = clipped(b.conv(x, channels, wide, 1))
+            x = clipped(b.conv(x, wide, wide, 3, stride=stride, group=wide))
+            x = b.conv(x, wide, out, 1)
+            if stride == 1 and channels == out:
+                x = b.add("Add", block_in, x)
+            channels = out
+    x = clipped(b.conv(x, channels, 1280, 1))
+    x = b.add("Flatten", b.add("GlobalAveragePool", x), axis=1)
+    weight = b.rng.standard_normal((1000, 1280)).astype(np.float32) * 0.03
+    bias = b.constant(np.zeros(1000, np.float32))
+    x = b.add("Gemm", x, b.constant(weight), bias, transB=1)
+    return b.model([1, 3, 224, 224], x, [1, 1000])
+
+
+def chain(length: int) -> onnx.ModelProto:
+    """Return ``length`` nodes, Conv and Relu in turn, on 8 channels of 8x8."""
+    b = Builder()
+    x = "input"
+    for _ in range(length // 2):
+        x = b.add("Relu", b.conv(x, 8, 8, 3))
+    return b.model([1, 8, 8, 8], x, [1, 8, 8, 8])
+
+
+def write(kind: str, folder: Path) -> None:
+    """Write the model of that name and 32 samples for it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    name, _, length = kind.partition(":")
+    model = chain(int(length)) if name == "chain" else mobilenet()
+    onnx.save(model, str(folder / "model.onnx"))
+    shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
+    samples = np.random.default_rng(1).standard_normal((32, *shape)).astype(np.float32)
+    np.savez(folder / "data.npz", input=samples)
+
+
+if __name__ == "__main__":
+    write(sys.argv[1], Path(sys.argv[2]))

@@ -1,0 +1,251 @@
+"""Writing a placement into the model: QuantizeLinear, DequantizeLinear and integer constants."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import onnx_ir as ir
+
+from converter.core import graph as g
+from passes.affine.grid import INT8_SYMMETRIC, Array, Grid, asymmetric
+from passes.affine.placement import Unit
+from passes.affine.scale import (
+    bias_scales,
+    quantize_bias,
+    quantize_weight,
+    weight_scales,
+)
+
+WeightKey = tuple[ir.Value, int | None]
+
+
+class Writer:
+    """Rewrites the main graph of one model in place; used once.
+
+    A value is quantized once, whoever reads it; onnxruntime copies the DequantizeLinear per reader
+    when it fuses.
+
+    Args:
+        model: The model.
+        grids: Grid of every value that lies on one; values that share a grid share the object.
+        magnitudes: Largest magnitudes of every weight, as of :func:`scale.largest`.
+        per_channel: One scale per output channel of a weight (needs opset 13).
+
+    Attributes:
+        counts: What was done so far.
+    """
+
+    def __init__(
+        self,
+        model: ir.Model,
+        grids: Mapping[ir.Value, Grid],
+        magnitudes: Mapping[WeightKey, Array],
+        *,
+        per_channel: bool,
+    ) -> None:
+        self.graph = model.graph
+        self.grids = grids
+        self.magnitudes = magnitudes
+        self.per_channel = per_channel
+        self.counts: dict[str, float] = {}
+        self._names = g.Names(model)
+        self._front: list[ir.Node] = []
+        self._parameters: dict[int, tuple[ir.Value, ir.Value]] = {}
+        self._on_grid: dict[ir.Value, ir.Value] = {}
+        self._weights: dict[WeightKey, tuple[ir.Value, Array]] = {}
+
+    def write(self, units: Sequence[Unit]) -> None:
+        """Let every unit run on integers."""
+        constants = _constants_of(units)
+        self._quantize_weights(units)
+        for unit in units:
+            self._count(f"quantized_{unit.node.op_type}")
+            self._read_integers(unit)
+            if unit.integer_output:
+                self._write_integers(unit)
+        self.graph.insert_before(next(iter(self.graph)), self._front)
+        self._drop_unused(constants)
+
+    def _count(self, name: str) -> None:
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+    def _quantize_weights(self, units: Iterable[Unit]) -> None:
+        """Round every weight once, on a scale that suits the biases of all nodes that share it."""
+        users: dict[WeightKey, list[Unit]] = {}
+        for unit in units:
+            if unit.row.weight is not None:
+                users.setdefault(weight_key(unit, per_channel=self.per_channel), []).append(unit)
+        for (value, axis), sharing in users.items():
+            weight = g.constant_array(value)
+            assert weight is not None
+            magnitude = self.magnitudes[value, axis]
+            scales = weight_scales(magnitude)
+            for unit in sharing:
+                bias = _bias_array(unit)
+                if bias is not None:
+                    step = self.grids[unit.inputs[0]].scale
+                    scales = np.maximum(scales, weight_scales(magnitude, bias, step))
+            integers = quantize_weight(weight, scales, axis)
+            name = value.name or "weight"
+            self._weights[value, axis] = (self._constant(name, integers, scales, axis), scales)
+            self._count("weights_quantized")
+
+    def _read_integers(self, unit: Unit) -> None:
+        """Give the node its inputs through DequantizeLinear."""
+        node = unit.node
+        for value in dict.fromkeys(unit.inputs):
+            if value not in self._on_grid:
+                self._on_grid[value] = self._quantized(value)
+            # What another unit wrote is read through its grid already; see _write_integers.
+            _replace(node, value, self._on_grid[value])
+        for position in unit.constants:
+            self._replace_constant(node, position)
+        if unit.row.weight is None:
+            return
+        weight, scales = self._weights[weight_key(unit, per_channel=self.per_channel)]
+        bias = _bias_array(unit)
+        node.replace_input_with(unit.row.weight, weight)
+        if bias is not None and unit.bias_use is not None and unit.bias is not None:
+            step = bias_scales(scales, self.grids[unit.inputs[0]].scale)
+            name = unit.bias.name or "bias"
+            axis = 0 if step.ndim else None
+            value = self._constant(name, quantize_bias(bias, step), step, axis)
+            unit.bias_use[0].replace_input_with(unit.bias_use[1], value)
+
+    def _write_integers(self, unit: Unit) -> None:
+        """Put the results on their grids; that also does what the absorbed activations did."""
+        last = unit.node if unit.bias_use is None else unit.bias_use[0]
+        for value in unit.outputs:
+            raw = last.outputs[0] if len(unit.outputs) == 1 else value
+            quantize, dequantize = self._pair(raw, value)
+            self.graph.insert_after(last, [quantize, dequantize])
+            result = dequantize.outputs[0]
+            g.redirect(value, result)
+            if value is raw:
+                quantize.replace_input_with(0, raw)
+                if result.is_graph_output():
+                    raw.name = self._names.fresh(f"{result.name}_float")
+            self._on_grid[value] = result
+        for node in reversed(unit.absorbed):
+            self.graph.remove(node, safe=True)
+            self._count("activations_absorbed")
+
+    def _quantized(self, value: ir.Value) -> ir.Value:
+        """Put a float value on its grid; only readers that ask for it see the rounding."""
+        pair = self._pair(value, value)
+        producer = value.producer()
+        if producer is None:
+            self._front.extend(pair)
+        else:
+            self.graph.insert_after(producer, pair)
+        return pair[1].outputs[0]
+
+    def _pair(self, source: ir.Value, like: ir.Value) -> tuple[ir.Node, ir.Node]:
+        """Make QuantizeLinear of ``source`` and DequantizeLinear on the grid of ``like``."""
+        grid, name = self.grids[like], like.name or "value"
+        scale, zero_point = self._grid_values(grid, name)
+        integers = ir.Value(
+            name=self._names.fresh(f"{name}_quantized"),
+            type=ir.TensorType(zero_point.dtype or ir.DataType.UINT8),
+            shape=like.shape,
+        )
+        quantize = self._node("QuantizeLinear", [source, scale, zero_point], integers)
+        floats = self._float(f"{name}_dequantized", like.shape)
+        self._count("values_on_grid")
+        return quantize, self._node("DequantizeLinear", [integers, scale, zero_point], floats)
+
+    def _grid_values(self, grid: Grid, name: str) -> tuple[ir.Value, ir.Value]:
+        """Return the scale and zero point of a grid, one pair for all values that share it."""
+        if id(grid) not in self._parameters:
+            self._parameters[id(grid)] = (
+                self._initializer(f"{name}_scale", np.asarray(grid.scale, np.float32)),
+                self._initializer(
+                    f"{name}_zero_point", np.asarray(grid.zero_point, grid.integers.dtype)
+                ),
+            )
+        return self._parameters[id(grid)]
+
+    def _constant(self, name: str, integers: Array, scales: Array, axis: int | None) -> ir.Value:
+        """Store integers and return the value of their DequantizeLinear."""
+        inputs = [
+            self._initializer(f"{name}_quantized", integers),
+            self._initializer(f"{name}_scale", scales),
+        ]
+        if integers.dtype == INT8_SYMMETRIC.dtype:
+            zeros = np.zeros(scales.shape, integers.dtype)
+            inputs.append(self._initializer(f"{name}_zero_point", zeros))
+        output = self._float(f"{name}_dequantized", ir.Shape(integers.shape))
+        attributes = {} if axis is None else {"axis": axis}
+        self._front.append(self._node("DequantizeLinear", inputs, output, attributes))
+        return output
+
+    def _replace_constant(self, node: ir.Node, position: int) -> None:
+        """Store a constant operand of a follower on a grid of its own."""
+        value = node.inputs[position]
+        array = g.constant_array(value)
+        assert array is not None
+        assert value is not None
+        grid, name = asymmetric(float(array.min()), float(array.max())), value.name or "operand"
+        scale, zero_point = self._grid_values(grid, name)
+        integers = self._initializer(f"{name}_quantized", grid.quantize(array))
+        output = self._float(f"{name}_dequantized", ir.Shape(array.shape))
+        self._front.append(self._node("DequantizeLinear", [integers, scale, zero_point], output))
+        node.replace_input_with(position, output)
+
+    def _node(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        output: ir.Value,
+        attributes: Mapping[str, int] | None = None,
+    ) -> ir.Node:
+        name = self._names.fresh(f"{output.name}_{op_type}")
+        return ir.node(op_type, inputs, attributes, outputs=[output], name=name)
+
+    def _float(self, name: str, shape: ir.Shape | None) -> ir.Value:
+        kind = ir.TensorType(ir.DataType.FLOAT)
+        return ir.Value(name=self._names.fresh(name), type=kind, shape=shape)
+
+    def _initializer(self, name: str, array: Array) -> ir.Value:
+        return g.add_initializer(self.graph, self._names.fresh(name), array)
+
+    def _drop_unused(self, values: Iterable[ir.Value]) -> None:
+        """Remove the float constants that nobody reads any more."""
+        for value in values:
+            if value.uses() or value.is_graph_output() or value.is_graph_input():
+                continue
+            producer = value.producer()
+            if producer is not None:
+                self.graph.remove(producer, safe=True)
+            elif value.name in self.graph.initializers:
+                del self.graph.initializers[value.name]
+
+
+def weight_key(unit: Unit, *, per_channel: bool) -> WeightKey:
+    """Return the weight of a unit and the axis of its scales; units with one key share integers."""
+    return unit.weight, (unit.axis if per_channel else None)
+
+
+def _replace(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
+    for position, value in enumerate(node.inputs):
+        if value is old:
+            node.replace_input_with(position, new)
+
+
+def _bias_array(unit: Unit) -> Array | None:
+    """Return the bias as float32 (channels,), or None."""
+    array = g.constant_array(unit.bias)
+    return None if array is None else np.broadcast_to(array.reshape(-1), (unit.channels,))
+
+
+def _constants_of(units: Iterable[Unit]) -> list[ir.Value]:
+    """List the constants that units read now, each once; they may be unused afterwards."""
+    found: dict[ir.Value, None] = {}
+    for unit in units:
+        nodes = [unit.node, *unit.absorbed]
+        if unit.bias_use is not None:
+            nodes.append(unit.bias_use[0])
+        for node in nodes:
+            found.update((v, None) for v in node.inputs if v is not None and g.constant(v))
+    return list(found)

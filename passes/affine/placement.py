@@ -1,0 +1,398 @@
+"""Where integers pay: which nodes run on 8 bits, and which values therefore lie on a grid.
+
+A node with a constant weight is the reason to quantize. Other operators follow only where integers
+flow in on every input and an integer operator (or a smaller tensor) follows; everything else stays
+in float, because onnxruntime would convert back and forth around it. Activations such as Relu are
+absorbed: the range of the grid before them cuts off the same values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx_ir as ir
+
+from converter.core import graph as g
+from converter.core.contract import Skip
+from converter.core.select import Selection
+from converter.ops.quantizable import (
+    ABSORBED_ACTIVATIONS,
+    QUANTIZABLE,
+    QUANTIZING_OPS,
+    QuantizableOp,
+    Role,
+)
+
+_GELU_DEPTH = 3
+
+
+@dataclass(eq=False)
+class Unit:
+    """One node that runs on integers, with what is merged into it.
+
+    Attributes:
+        node: The node.
+        row: Its facts.
+        inputs: Its activation inputs that are not constant.
+        constants: Positions of activation inputs that are constant.
+        bias: The constant bias, float32 (channels,), or None.
+        bias_use: The node and position that read the bias: the node itself, or an Add after MatMul.
+        absorbed: Activations after it that the grid of the output replaces.
+        outputs: The values after all of that.
+        integer_output: The outputs lie on a grid; else the node gives float.
+    """
+
+    node: ir.Node
+    row: QuantizableOp
+    inputs: tuple[ir.Value, ...]
+    outputs: tuple[ir.Value, ...]
+    constants: tuple[int, ...] = ()
+    bias: ir.Value | None = None
+    bias_use: tuple[ir.Node, int] | None = None
+    absorbed: tuple[ir.Node, ...] = ()
+    integer_output: bool = True
+
+    @property
+    def weight(self) -> ir.Value:
+        """The weight of a weighted node."""
+        assert self.row.weight is not None
+        value = self.node.inputs[self.row.weight]
+        assert value is not None
+        return value
+
+    @property
+    def axis(self) -> int:
+        """The axis of the weight's output channels, not negative."""
+        assert self.row.channel_axis is not None
+        return self.row.channel_axis(self.node) % len(self._weight_shape)
+
+    @property
+    def channels(self) -> int:
+        """Number of output channels."""
+        return self._weight_shape[self.axis]
+
+    @property
+    def _weight_shape(self) -> tuple[int, ...]:
+        tensor = g.constant(self.weight)
+        assert tensor is not None
+        return tuple(tensor.shape.numpy())
+
+
+@dataclass
+class Placement:
+    """The plan for a model.
+
+    Attributes:
+        units: What runs on integers, in the order of the graph.
+        skipped: Nodes of quantizable type that stay as they are.
+    """
+
+    units: list[Unit] = field(default_factory=list)
+    skipped: list[Skip] = field(default_factory=list)
+
+    def ranged(self) -> dict[ir.Value, ir.Value]:
+        """Return, for each value on a grid, the value whose range decides that grid."""
+        root: dict[ir.Value, ir.Value] = {}
+        for unit in self.units:
+            for value in unit.inputs:
+                root.setdefault(value, value)
+            if not unit.integer_output:
+                continue
+            for value in unit.outputs:
+                shared = unit.row.role is Role.SHARED
+                root[value] = root[unit.inputs[0]] if shared else value
+        return root
+
+
+def place(
+    model: ir.Model,
+    selection: Selection,
+    unusable: Mapping[ir.Value, str] | None = None,
+    *,
+    opset: int | None = None,
+) -> Placement:
+    """Decide which nodes of the main graph run on integers.
+
+    Args:
+        model: Left as it is.
+        selection: Nodes that may be chosen.
+        unusable: Values that cannot lie on a grid, e.g. because they were never computed, and why.
+        opset: Plan as if the model had this opset; None: its own.
+    """
+    planner = _Planner(model, selection, unusable or {}, opset or g.opset(model))
+    plan = Placement(skipped=planner.skipped)
+    plan.units = _with_use(list(planner.forward()))
+    plan.skipped += _elsewhere(model, selection, planner.opset)
+    return plan
+
+
+class _Planner:
+    """Walks the main graph once, in order, and offers units."""
+
+    def __init__(
+        self,
+        model: ir.Model,
+        selection: Selection,
+        unusable: Mapping[ir.Value, str],
+        opset: int,
+    ) -> None:
+        self.graph = model.graph
+        self.opset = opset
+        self.selection = selection
+        self.unusable = unusable
+        self.skipped: list[Skip] = []
+        self.merged: set[ir.Node] = set()
+        self.available: set[ir.Value] = set()
+
+    def forward(self) -> Iterator[Unit]:
+        """Yield every weighted node that can be quantized, and every node that integers reach."""
+        weighted = dict(self._weighted())
+        for unit in weighted.values():
+            self.available.update(unit.inputs)
+            self.available.update(unit.outputs)
+        for node in self.graph:
+            if node in weighted:
+                yield weighted[node]
+            elif node not in self.merged:
+                unit = self._follower(node)
+                if unit is not None:
+                    self.available.update(unit.outputs)
+                    yield unit
+
+    def _weighted(self) -> Iterator[tuple[ir.Node, Unit]]:
+        for node in self.graph:
+            row = QUANTIZABLE.find(node.domain, node.op_type, self.opset)
+            if row is None or row.role is not Role.WEIGHTED or node not in self.selection:
+                continue
+            reason = _refusal(node, row)
+            unit = None if reason else self._merge(node, row)
+            if unit is not None:
+                reason = _bias_refusal(unit) or self._blocked(unit)
+            if unit is None or reason:
+                self.skipped.append(Skip(g.label(node), reason))
+                continue
+            self.merged.update(unit.absorbed)
+            if unit.bias_use is not None and unit.bias_use[0] is not node:
+                self.merged.add(unit.bias_use[0])
+            yield node, unit
+
+    def _blocked(self, unit: Unit) -> str:
+        needed = [unit.weight, *unit.inputs]
+        if not unit.row.float_output:
+            needed += unit.outputs
+        return next((self.unusable[value] for value in needed if value in self.unusable), "")
+
+    def _merge(self, node: ir.Node, row: QuantizableOp) -> Unit:
+        """Join a weighted node with the bias Add and the activation after it."""
+        x, bias, use = node.inputs[0], None, None
+        assert x is not None
+        if row.bias is not None and len(node.inputs) > row.bias:
+            bias = node.inputs[row.bias]
+            use = (node, row.bias) if bias is not None else None
+        output = node.outputs[0]
+        if row.bias is None:
+            added = _bias_add(node)
+            if added is not None:
+                follower, position = added
+                bias, use, output = follower.inputs[position], added, follower.outputs[0]
+        absorbed, output = self._absorb(output)
+        return Unit(node, row, (x,), (output,), (), bias, use, absorbed)
+
+    def _absorb(self, value: ir.Value) -> tuple[tuple[ir.Node, ...], ir.Value]:
+        """Follow Relu and Clip as long as they are the value's only user."""
+        absorbed: list[ir.Node] = []
+        while True:
+            user = _only_user(value)
+            if user is None or user in self.merged or not _absorbable(user, self.graph):
+                return tuple(absorbed), value
+            absorbed.append(user)
+            value = user.outputs[0]
+
+    def _follower(self, node: ir.Node) -> Unit | None:
+        """Offer a node without weight if integers flow in on every activation input."""
+        row = QUANTIZABLE.find(node.domain, node.op_type, self.opset)
+        if row is None or row.role is Role.WEIGHTED or node not in self.selection:
+            return None
+        positions = row.activations or tuple(range(len(node.inputs)))
+        values = [node.inputs[i] if i < len(node.inputs) else None for i in positions]
+        constants = tuple(i for i, v in zip(positions, values, strict=True) if _usable_constant(v))
+        if constants and not row.constant_input:
+            return None
+        inputs = tuple(
+            v
+            for i, v in zip(positions, values, strict=True)
+            if v is not None and i not in constants
+        )
+        if not inputs or len(inputs) + len(constants) < len(positions):
+            return None
+        if any(v not in self.available or v in self.unusable for v in inputs):
+            return None
+        if not row.accepts(node):
+            return None
+        return self._follower_unit(node, row, inputs, constants)
+
+    def _follower_unit(
+        self,
+        node: ir.Node,
+        row: QuantizableOp,
+        inputs: tuple[ir.Value, ...],
+        constants: tuple[int, ...],
+    ) -> Unit | None:
+        outputs: tuple[ir.Value, ...] = tuple(v for v in node.outputs if v.name)
+        absorbed: tuple[ir.Node, ...] = ()
+        if row.role is Role.GRID and row.output_range is None:
+            absorbed, output = self._absorb(outputs[0])
+            outputs = (output,)
+        if any(v in self.unusable for v in outputs) and row.role is Role.GRID:
+            return None
+        self.merged.update(absorbed)
+        return Unit(node, row, inputs, outputs, constants, None, None, absorbed)
+
+
+def _refusal(node: ir.Node, row: QuantizableOp) -> str:
+    """Say why a weighted node stays as it is; "" when it need not."""
+    weight = node.inputs[row.weight] if row.weight is not None else None
+    x = node.inputs[0]
+    if x is None or weight is None:
+        return "an input is missing"
+    if _touches_integers(node, x, weight):
+        return "already quantized"
+    return _weight_refusal(weight, row) or _form_refusal(node, x, row)
+
+
+def _touches_integers(node: ir.Node, x: ir.Value, weight: ir.Value) -> bool:
+    makers = (x.producer(), weight.producer())
+    return any(g.is_op(maker, *QUANTIZING_OPS) for maker in makers) or any(
+        g.is_op(user, "QuantizeLinear") for user in node.outputs[0].consumers()
+    )
+
+
+def _weight_refusal(weight: ir.Value, row: QuantizableOp) -> str:
+    tensor = g.constant(weight)
+    if tensor is None:
+        overridable = weight.is_graph_input() and weight.is_initializer()
+        return (
+            "the weight can be overridden by the caller"
+            if overridable
+            else "the weight is not constant"
+        )
+    if tensor.dtype != ir.DataType.FLOAT:
+        return f"the weight is {tensor.dtype.name.lower()}, not float32"
+    if (row.weight_ranks and len(tensor.shape) not in row.weight_ranks) or tensor.size == 0:
+        return "the shape of the weight is not fused by onnxruntime"
+    return ""
+
+
+def _form_refusal(node: ir.Node, x: ir.Value, row: QuantizableOp) -> str:
+    if g.constant(x) is not None:
+        return "both inputs are constant"
+    if not row.accepts(node):
+        return "its attributes are not fused by onnxruntime"
+    if row.float_output and _after_gelu(x):
+        return "its input comes from GELU, whose range 8 bits cannot hold"
+    return ""
+
+
+def _bias_refusal(unit: Unit) -> str:
+    if unit.bias is None:
+        return ""
+    tensor, weight = g.constant(unit.bias), g.constant(unit.weight)
+    assert weight is not None
+    if tensor is None:
+        return "the bias is not constant"
+    channels = weight.shape.numpy()[unit.axis]
+    shape = tensor.shape.numpy()
+    fits = tensor.size == 1 or (tensor.size == channels and shape[-1] == channels)
+    if tensor.dtype != ir.DataType.FLOAT or not fits:
+        return "the bias is not float32 with one number per channel"
+    return ""
+
+
+def _bias_add(node: ir.Node) -> tuple[ir.Node, int] | None:
+    """Return the Add of a constant vector that is the only user of a MatMul, and its position."""
+    user, output = _only_user(node.outputs[0]), node.outputs[0]
+    if not g.is_op(user, "Add") or user is None or user.graph is not node.graph:
+        return None
+    position = 1 if user.inputs[0] is output else 0
+    tensor, weight = g.constant(user.inputs[position]), g.constant(node.inputs[1])
+    if tensor is None or weight is None:
+        return None
+    shape = tuple(tensor.shape.numpy())
+    return (user, position) if shape == (weight.shape.numpy()[-1],) else None
+
+
+def _only_user(value: ir.Value) -> ir.Node | None:
+    uses = tuple(value.uses())
+    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
+
+
+def _absorbable(node: ir.Node, graph: ir.Graph) -> bool:
+    """Tell whether cutting off at the ends of a grid does all that the activation does."""
+    if node.graph is not graph or not g.is_op(node, *ABSORBED_ACTIVATIONS):
+        return False
+    if node.op_type == "Relu":
+        return True
+    low = _bound(node, 1, "min", -np.inf)
+    high = _bound(node, 2, "max", np.inf)
+    return low is not None and high is not None and low <= 0.0 <= high
+
+
+def _bound(node: ir.Node, position: int, attribute: str, missing: float) -> float | None:
+    """Read a bound of Clip from its attribute (to opset 10) or its input; None if not constant."""
+    if attribute in node.attributes:
+        return node.attributes.get_float(attribute, missing)
+    value = node.inputs[position] if len(node.inputs) > position else None
+    if value is None:
+        return missing
+    array = g.constant_array(value)
+    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+
+
+def _usable_constant(value: ir.Value | None) -> bool:
+    tensor = g.constant(value)
+    if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size == 0:
+        return False
+    return bool(np.isfinite(tensor.numpy()).all())
+
+
+def _after_gelu(value: ir.Value) -> bool:
+    """Tell whether GELU made the value: one node, or a product with 1 + erf(..) or 1 + tanh(..)."""
+    node = value.producer()
+    if g.is_op(node, "Gelu"):
+        return True
+    if node is None or not g.is_op(node, "Mul"):
+        return False
+    front = [node]
+    for _ in range(_GELU_DEPTH):
+        front = [p for n in front for p in n.predecessors() if g.is_op(p, "Mul", "Add")]
+        if any(
+            g.is_op(p, "Erf", "Tanh") for n in front if n.op_type == "Add" for p in n.predecessors()
+        ):
+            return True
+    return False
+
+
+def _with_use(units: list[Unit]) -> list[Unit]:
+    """Drop followers whose integers nobody reads, and let the others' readers decide on float."""
+    read: set[ir.Value] = set()
+    kept = []
+    for unit in reversed(units):
+        wanted = any(v in read for v in unit.outputs)
+        unit.integer_output = wanted or not unit.row.float_output
+        if unit.row.role is Role.WEIGHTED or unit.row.shrinks or wanted:
+            read.update(unit.inputs)
+            kept.append(unit)
+    return kept[::-1]
+
+
+def _elsewhere(model: ir.Model, selection: Selection, opset: int) -> Iterator[Skip]:
+    """Name weighted nodes outside the main graph: they have no range that calibration can see."""
+    for graph in g.graphs(model):
+        if graph is model.graph:
+            continue
+        for node in graph:
+            row = QUANTIZABLE.find(node.domain, node.op_type, opset)
+            if row is not None and row.role is Role.WEIGHTED and node in selection:
+                yield Skip(g.label(node), "inside a sub-graph or function")
