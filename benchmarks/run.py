@@ -1,0 +1,36 @@
+"""Runs every benchmark of this folder, one after the other; see README.md.
+
+python benchmarks/run.py          # reduced sizes, a few minutes
+python benchmarks/run.py --full   # the sizes of docs/benchmarks.md
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+# arguments for a run of reduced size; a full run uses each script's defaults
+QUICK = {"prune.py": ["--weights", "1e8"]}
+
+
+def main() -> int:
+    """Run all scripts; the exit code is the number of those that failed."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--full", action="store_true", help="sizes of docs/benchmarks.md")
+    options = parser.parse_args()
+    failed = 0
+    for script in sorted(FOLDER.glob("*.py")):
+        if script.name == Path(__file__).name or "__main__" not in script.read_text():
+            continue
+        print(f"\n== {script.name}", flush=True)
+        arguments = [] if options.full else QUICK.get(script.name, [])
+        done = subprocess.run([sys.executable, str(script), *arguments], check=False)
+        failed += done.returncode != 0
+    return failed
+
+
+if __name__ == "__main__":
+    sys.exit(main())
