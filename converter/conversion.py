@@ -1,0 +1,370 @@
+"""One conversion from source to artifact, step by step; :mod:`converter.api` is the door to it.
+
+    prepare ─► load ─► data ─► passes ─► stamp ─► verify ─► write ─► report
+
+Nothing is written to the target before the verdict is known.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.core.context import Context, Dataset, Limits, RunSettings
+from converter.core.contract import Need
+from converter.core.observe import Observer, Progress, Silent
+from converter.errors import ConverterError, UsageError, VerificationError
+from converter.order import Order, Samples, check_target
+from converter.pipeline.deadline import time_limit
+from converter.pipeline.pipeline import Pipeline, Policy
+from converter.pipeline.services import LocalServices
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from converter.pipeline.run import Run
+    from converter.report.report import Report
+    from converter.verification.budget import Budget
+    from converter.verification.verdict import Verdict
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """The result of a conversion.
+
+    Attributes:
+        model: The converted model.
+        path: Where it was written, or None.
+        report: What was done, skipped, gained and lost.
+        verdict: The comparison with the original, or None without verification.
+        run: The steps of the pipeline.
+    """
+
+    model: ir.Model
+    path: Path | None
+    report: Report
+    verdict: Verdict | None
+    run: Run
+
+
+def execute(
+    order: Order, *, progress: Progress | None = None, observers: Sequence[Observer] = ()
+) -> Artifact:
+    """Carry out one conversion.
+
+    Raises:
+        ConverterError: See :mod:`converter.errors`. Once the model is loaded, every error carries
+            the report of the failed conversion as attribute ``report``.
+    """
+    with (
+        tempfile.TemporaryDirectory(prefix="onnxpress-") as folder,
+        time_limit(order.time_limit),
+    ):
+        return _Conversion(order, Path(folder), progress or Silent(), observers).execute()
+
+
+class _Conversion:
+    """The state of one conversion while it runs."""
+
+    def __init__(
+        self, order: Order, folder: Path, progress: Progress, observers: Sequence[Observer]
+    ) -> None:
+        limits = Limits()
+        if order.time_limit is not None:
+            limits = replace(limits, seconds=min(limits.seconds, order.time_limit))
+        self.order = order
+        self.observers = observers
+        self.progress = progress
+        self.settings = RunSettings(
+            limits=limits,
+            threads=order.threads,
+            workspace=folder,
+            custom_op_library=order.custom_op_library,
+        )
+        self.folder = folder
+        self.started = time.monotonic()
+        self.report: Report | None = None
+
+    def execute(self) -> Artifact:
+        """Run all steps in order."""
+        from converter.verification.budget import Budget
+
+        order = self.order
+        budget = Budget.parse(order.checks.budget)
+        check_target(order)
+        original = self._load()
+        self.report = self._first_report(original)
+        try:
+            return self._execute(original, budget)
+        except ConverterError as error:
+            self._record_failure(error)
+            raise
+
+    def _execute(self, original: ir.Model, budget: Budget) -> Artifact:
+        order = self.order
+        data = order.data.open(original, order.seed)
+        samples = data
+        if samples is None and order.checks.verify:
+            samples = Samples("synthetic", batch=order.data.batch).open(original, order.seed)
+        self._note_data(samples, calibrated=data is not None)
+        run = self._run_passes(original, data, samples)
+        model = self._stamp(original, run.model)
+        verdict = self._verify(original, model, samples, budget)
+        if verdict is not None and not verdict.passed:
+            self._reject(original, model, run, verdict, samples)
+        files = self._write(model)
+        report = self._finish(model, files, verdict)
+        return Artifact(model, files[0] if files else None, report, verdict, run)
+
+    def _load(self) -> ir.Model:
+        from converter.io.formats import load
+
+        source = self.order.source
+        if isinstance(source, str | Path):
+            return load(Path(source), allow_links=self.order.allow_links)
+        return as_model(source)
+
+    def _run_passes(self, original: ir.Model, data: Dataset | None, samples: Dataset | None) -> Run:
+        order = self.order
+        context = Context(
+            dataset=data,
+            services=LocalServices(self.settings, self.progress),
+            settings=self.settings,
+            seed=order.seed,
+            keep_opset=order.checks.keep_opset,
+            progress=self.progress,
+        )
+        policy = Policy(
+            check=order.checks.each,
+            on_failure=order.checks.on_failure,
+            samples=samples if order.checks.verify else None,
+            keep_opset=order.checks.keep_opset,
+            deadline=None if order.time_limit is None else self.started + order.time_limit,
+        )
+        pipeline = Pipeline(order.passes)
+        try:
+            run = pipeline.run(original, context, observers=self.observers, policy=policy)
+        except ConverterError as error:
+            self._reproduce(original, error)
+            raise
+        self._update(steps=run.steps)
+        return run
+
+    def _stamp(self, original: ir.Model, model: ir.Model) -> ir.Model:
+        """Write provenance into a model of our own; the caller's original stays as it is."""
+        if not self.order.output.provenance:
+            return model
+        from converter.pipeline.provenance import stamp, versions
+
+        if model is original:
+            model = original.clone()
+        assert self.report is not None
+        stamp(
+            model,
+            {
+                "recipe": self.report.passes,
+                "seed": self.order.seed,
+                "source": self.report.source.digest,
+                "versions": versions(),
+            },
+        )
+        return model
+
+    def _verify(
+        self,
+        original: ir.Model,
+        model: ir.Model,
+        samples: Dataset | None,
+        budget: Budget,
+    ) -> Verdict | None:
+        if not self.order.checks.verify or samples is None:
+            return None
+        from converter.execution.runner import materialize
+        from converter.verification.verify import verify
+
+        before = self._subfolder("original")
+        after = self._subfolder("converted")
+        return verify(
+            materialize(original, before),
+            materialize(model, after),
+            samples,
+            budget=budget,
+            settings=self.settings,
+            progress=self.progress,
+        )
+
+    def _subfolder(self, name: str) -> Path:
+        folder = self.folder / name
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def _write(self, model: ir.Model) -> list[Path]:
+        """Write to the target; return the files, the model file first."""
+        from converter.io.formats import save
+
+        output, source = self.order.output, self.order.source
+        if output.target is None:
+            return []
+        saved = save(
+            model,
+            output.target,
+            external_data=output.external_data,
+            source=Path(source) if isinstance(source, str | Path) else None,
+            in_place=output.in_place,
+        )
+        return [saved.path, *saved.data_paths]
+
+    # --- the report ------------------------------------------------------------------------------
+
+    def _first_report(self, original: ir.Model) -> Report:
+        from converter.core.recipe import Recipe, recipe_dict
+        from converter.io.meta import NOTES
+        from converter.pipeline.provenance import digest_files, versions
+        from converter.report.report import FileFacts, Report
+
+        order = self.order
+        files = source_files(original) if isinstance(order.source, str | Path) else []
+        recipe = Recipe(passes=order.passes, seed=order.seed, budget=tuple(order.checks.budget))
+        return Report(
+            status="failed",
+            source=FileFacts.of(original, files, digest_files(files)),
+            passes=str(Pipeline(order.passes)),
+            recipe=recipe_dict(recipe),
+            seed=order.seed,
+            notes=tuple(original.meta.get(NOTES, ())),
+            versions=versions(),
+        )
+
+    def _update(self, **changes: Any) -> Report:
+        assert self.report is not None
+        self.report = replace(self.report, seconds=time.monotonic() - self.started, **changes)
+        return self.report
+
+    def _note_data(self, samples: Dataset | None, *, calibrated: bool) -> None:
+        from converter.report.report import Usage
+
+        if samples is None:
+            return
+        uses = {}
+        if calibrated and any(Need.DATA in pass_.needs for pass_ in self.order.passes):
+            uses["calibration"] = samples.samples
+        if self.order.checks.verify:
+            uses["verification"] = samples.samples
+        self._update(data=Usage(samples.description, samples.synthetic, uses))
+
+    def _finish(self, model: ir.Model, files: list[Path], verdict: Verdict | None) -> Report:
+        from converter.report.report import FileFacts
+
+        report = self._update(
+            status="done" if verdict is not None else "not verified",
+            target=FileFacts.of(model, files),
+            verdict=verdict,
+        )
+        self._write_report(report)
+        return report
+
+    def _record_failure(self, error: ConverterError) -> None:
+        missed = isinstance(error, VerificationError)
+        report = self._update(status="budget missed" if missed else "failed", error=str(error))
+        error.report = report  # type: ignore[attr-defined]
+        self._write_report(report)
+
+    def _write_report(self, report: Report) -> None:
+        path = self.order.output.report
+        if path is None:
+            return
+        from converter.io.atomic import write_text
+        from converter.report.html_report import render
+        from converter.report.json_report import to_json
+
+        if path.suffix.lower() in {".html", ".htm"}:
+            write_text(path, render(report.to_dict()))
+        else:
+            write_text(path, to_json(report))
+
+    # --- failures --------------------------------------------------------------------------------
+
+    def _reproduce(self, original: ir.Model, error: ConverterError) -> None:
+        checks = self.order.checks
+        if checks.reproducer is None:
+            return
+        from converter.pipeline.reproducer import write_reproducer
+
+        write_reproducer(
+            checks.reproducer,
+            original,
+            self.order.passes,
+            seed=self.order.seed,
+            error=error,
+            weights=checks.reproducer_weights,
+        )
+
+    def _reject(
+        self,
+        original: ir.Model,
+        model: ir.Model,
+        run: Run,
+        verdict: Verdict,
+        samples: Dataset,
+    ) -> None:
+        """Say which budget was missed, by how much, and which pass cost most.
+
+        Raises:
+            VerificationError: Always.
+        """
+        from converter.pipeline.blame import blame
+
+        kept = self._write(model) if self.order.output.keep else []
+        culprit = blame(original, run, verdict, samples, self.settings)
+        missed = "; ".join(str(check) for check in verdict.checks if not check.passed)
+        error = VerificationError(
+            f"the result misses its budget: {missed}" + (f". {culprit}" if culprit else ""),
+            verdict=verdict,
+            where=str(self.order.output.target or ""),
+            hint=f"the file was kept as {kept[0]}"
+            if kept
+            else "nothing was written; relax "
+            "the budget, or leave out or soften the pass; --keep writes the file all the same",
+        )
+        self._update(verdict=verdict)
+        self._reproduce(original, error)
+        raise error
+
+
+def source_files(model: ir.Model) -> list[Path]:
+    """Return the files that a loaded model lies in, the model file first."""
+    from converter.io.meta import DATA_FILES, PATH
+
+    if PATH not in model.meta:
+        return []
+    return [Path(p) for p in (model.meta[PATH], *model.graph.meta.get(DATA_FILES, ()))]
+
+
+def as_model(source: Any) -> ir.Model:
+    """Take a model that is already in memory: an ``onnx_ir.Model`` or an ``onnx.ModelProto``.
+
+    Raises:
+        UsageError: It is neither.
+        InvalidModelError: The protobuf model is not valid.
+    """
+    import onnx
+    import onnx_ir as ir
+
+    if isinstance(source, ir.Model):
+        return source
+    if isinstance(source, onnx.ModelProto):
+        from converter.io.validate import validate
+
+        validate(source)
+        return ir.from_proto(source)
+    raise UsageError(
+        f"{type(source).__name__} is no model",
+        allowed="a path, an onnx_ir.Model or an onnx.ModelProto",
+    )

@@ -1,0 +1,130 @@
+"""What one conversion is asked to do, and the checks that need nothing but the order itself."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from converter.core.context import Dataset
+from converter.core.contract import Pass
+from converter.errors import UsageError
+from converter.pipeline.pipeline import Check, OnFailure
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+@dataclass(frozen=True)
+class Samples:
+    """What samples to take from where; see :func:`converter.data.sources.open_data`.
+
+    Attributes:
+        spec: File, folder, ``module:function``, arrays, a dataset, or None for none.
+        samples: Take at most so many.
+        batch: Samples per run.
+        labels: Name of the array that holds the labels.
+        image: Preprocessing of a folder of images.
+    """
+
+    spec: Any = None
+    samples: int | None = None
+    batch: int = 1
+    labels: str | None = None
+    image: str | None = None
+
+    def open(self, model: ir.Model, seed: int) -> Dataset | None:
+        """Open the samples for a model; None when none were given."""
+        from converter.data.sources import open_data
+
+        if self.spec is None:
+            return None
+        return open_data(
+            self.spec,
+            model,
+            batch=self.batch,
+            samples=self.samples,
+            labels=self.labels,
+            image=self.image,
+            seed=seed,
+        )
+
+
+@dataclass(frozen=True)
+class Checks:
+    """How strictly the result is checked; see :func:`converter.api.convert` for each field."""
+
+    budget: Sequence[str] = ()
+    verify: bool = True
+    each: Check = "end"
+    on_failure: OnFailure = "fail"
+    keep_opset: bool = False
+    reproducer: Path | None = None
+    reproducer_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where the results go; see :func:`converter.api.convert` for each field."""
+
+    target: Path | None = None
+    report: Path | None = None
+    keep: bool = False
+    in_place: bool = False
+    external_data: str = "auto"
+    provenance: bool = True
+
+
+@dataclass(frozen=True)
+class Order:
+    """Everything that one conversion was asked to do."""
+
+    source: Any
+    passes: tuple[Pass, ...] = ()
+    data: Samples = Samples()
+    checks: Checks = Checks()
+    output: Output = Output()
+    seed: int = 0
+    threads: int = 1
+    allow_links: bool = False
+    custom_op_library: Path | None = None
+    time_limit: float | None = None
+
+
+def check_target(order: Order) -> None:
+    """Refuse a target that cannot be written before any work is done.
+
+    Raises:
+        UsageError: The folder is missing or not writable, or the target is the input.
+    """
+    for path, option in ((order.output.target, "OUT"), (order.output.report, "--report")):
+        if path is not None:
+            _check_writable(path, option)
+    target, source = order.output.target, order.source
+    if target is None or not isinstance(source, str | Path) or order.output.in_place:
+        return
+    if target.exists() and Path(source).exists() and target.samefile(source):
+        raise UsageError(
+            "the output is the input",
+            where=str(target),
+            hint="give another output file, or --in-place to replace the input",
+        )
+
+
+def _check_writable(path: Path, option: str) -> None:
+    folder = path.absolute().parent
+    reason = ""
+    if not folder.exists():
+        reason = f"the output folder {folder} does not exist"
+    elif not folder.is_dir():
+        reason = f"{folder} is not a folder"
+    elif path.is_dir():
+        reason = f"{path} is a folder, not a file"
+    elif not os.access(folder, os.W_OK | os.X_OK):
+        reason = f"the output folder {folder} is not writable"
+    if reason:
+        raise UsageError(
+            reason, where=f"{option} {path}", hint="make the folder, or choose another output"
+        )
