@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, ClassVar, Literal
 import onnx_ir as ir
 
 from converter.core import graph as g
+from converter.core import params
 from converter.core.context import Context
 from converter.core.contract import Outcome, Pass, Skip
 from converter.core.params import Param
@@ -86,16 +86,13 @@ class Prune(Pass):
     exclude: Annotated[tuple[str, ...], Param("nodes to leave: name, glob or op:TYPE")] = ()
 
     def __post_init__(self) -> None:
+        params.check(self)
         if self.sparsity is not None and self.threshold is not None:
             raise ParameterError(
                 "sparsity and threshold exclude each other",
                 where="prune",
                 allowed="prune:sparsity=0.5 or prune:threshold=0.01",
                 hint="give one of them",
-            )
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise ParameterError(
-                f"threshold is {self.threshold}", where="prune", allowed="a finite number >= 0"
             )
         if self.threshold is None and self.sparsity is None:
             object.__setattr__(self, "sparsity", _DEFAULT)
@@ -131,13 +128,15 @@ class _Weight:
     Attributes:
         value: Initializer, or output of a Constant node.
         tensor: Its tensor.
-        uses: Nodes and input indices, on the way to the weight inputs, that are accounted for.
+        path: The uses, by node and input index, from the constant through views to weight inputs.
+        values: The constant and its views, by identity.
         nodes: The nodes with the weight inputs.
     """
 
     value: ir.Value
     tensor: ir.TensorProtocol
-    uses: set[tuple[int, int]] = field(default_factory=set)
+    path: set[tuple[int, int]] = field(default_factory=set)
+    values: dict[int, ir.Value] = field(default_factory=dict)
     nodes: list[ir.Node] = field(default_factory=list)
 
     @property
@@ -151,12 +150,13 @@ def _find(model: ir.Model, selection: Selection) -> tuple[list[_Weight], list[Sk
     skipped: list[Skip] = []
     nodes = list(g.walk(model))
     for node in nodes:
-        if any(_root(node, index)[0] is not None for index in _slots(node, _QUANTIZED)):
+        if any(_way(node, index) for index in _slots(node, _QUANTIZED)):
             skipped.append(Skip(g.label(node), "already quantized"))
         for index in _slots(node, _WEIGHTS):
-            value, uses = _root(node, index)
-            if value is None:
+            way = _way(node, index)
+            if not way:
                 continue
+            value = way[-1]
             if g.is_op(value.producer(), "DequantizeLinear"):
                 skipped.append(Skip(g.label(node), "already quantized"))
                 continue
@@ -164,7 +164,9 @@ def _find(model: ir.Model, selection: Selection) -> tuple[list[_Weight], list[Sk
             if tensor is None or len(tensor.shape) < 2:
                 continue
             weight = weights.setdefault(id(value), _Weight(value, tensor))
-            weight.uses.update(uses)
+            weight.path.add((id(node), index))
+            weight.path.update((id(view.producer()), 0) for view in way[:-1])
+            weight.values.update((id(passed), passed) for passed in way)
             weight.nodes.append(node)
     skipped.extend(Skip(p, "matches no node") for p in selection.unmatched(nodes))
     chosen = []
@@ -184,26 +186,26 @@ def _slots(node: ir.Node, table: dict[tuple[str, str], tuple[int, ...]]) -> Iter
             yield index
 
 
-def _root(node: ir.Node, index: int) -> tuple[ir.Value | None, set[tuple[int, int]]]:
+def _way(node: ir.Node, index: int) -> list[ir.Value]:
     """Follow views from an input of a node back to a constant or a dequantized constant.
 
     Returns:
-        The constant (None: it is an activation), and the uses passed on the way.
+        The input, the views it comes through, and the constant at the end; empty when there is an
+        activation at the end.
     """
-    uses = {(id(node), index)}
+    way: list[ir.Value] = []
     value = node.inputs[index]
-    while value is not None and not value.is_initializer():
+    while value is not None:
+        way.append(value)
+        if _tensor(value) is not None:
+            return way
         producer = value.producer()
-        if producer is None or g.is_op(producer, "Constant"):
-            break
-        if g.is_op(producer, "DequantizeLinear"):
-            constant = g.constant(producer.inputs[0]) is not None
-            return (value if constant else None), uses
-        if not g.is_op(producer, *_VIEWS):
-            return None, uses
-        uses.add((id(producer), 0))
+        if producer is not None and g.is_op(producer, "DequantizeLinear"):
+            return way if g.constant(producer.inputs[0]) is not None else []
+        if producer is None or not g.is_op(producer, *_VIEWS):
+            return []
         value = producer.inputs[0]
-    return (None if value is None or _tensor(value) is None else value), uses
+    return []
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
@@ -219,12 +221,12 @@ def _obstacle(weight: _Weight, model: ir.Model, selection: Selection) -> str:
         return f"element type {weight.tensor.dtype.name.lower()}"
     if any(node not in selection for node in weight.nodes):
         return "not selected by include and exclude"
-    if weight.value.is_graph_output():
-        return "also an output of the graph"
-    others = {(id(use.node), use.idx): use.node for use in weight.value.uses()}
-    strangers = [node for key, node in others.items() if key not in weight.uses]
-    if strangers:
-        return f"also used by {strangers[0].op_type}"
+    for value in weight.values.values():
+        if value.is_graph_output():
+            return "also an output of the graph"
+        for use in value.uses():
+            if (id(use.node), use.idx) not in weight.path:
+                return f"also used by {use.node.op_type}"
     return ""
 
 

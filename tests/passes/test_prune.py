@@ -147,6 +147,9 @@ def test_parameters_exclude_each_other() -> None:
         Prune(sparsity=0.5, threshold=0.1)
     with pytest.raises(ParameterError, match="threshold"):
         Prune(threshold=float("inf"))
+    with pytest.raises(ParameterError, match=r"(?s)sparsity.*scope"):
+        Prune(sparsity=1.0, scope="everywhere")
+    assert Prune(include=["a"]).include == ("a",)
     assert Prune() == Prune(sparsity=0.5)
     assert Prune(threshold=0.1).sparsity is None
 
@@ -327,6 +330,19 @@ def test_weight_with_another_use_is_left_alone() -> None:
     )
     outcome = Prune().apply(model, Context())
     assert reasons(outcome) == {"W": "also used by Gather"}
+
+
+@pytest.mark.parametrize("end", ["y = Add(z, T)", "y = Identity(z) v = Identity(T)", ""])
+def test_view_with_another_use_is_left_alone(end: str) -> None:
+    outputs = "float[8,8] z, float[8,8] T" if not end else "float[8,8] y"
+    model = model_from_text(
+        f"g (float[8,8] x) => ({outputs}) {{ T = Transpose(W) z = MatMul(x, T) {end} }}",
+        W=np.random.default_rng(0).standard_normal((8, 8)).astype(np.float32),
+    )
+    outcome = Prune().apply(model, Context())
+    expected = {"y = Add(z, T)": "also used by Add", "": "also an output of the graph"}
+    assert reasons(outcome) == {"W": expected.get(end, "also used by Identity")}
+    assert not outcome.modified
 
 
 def test_shared_weight_counts_once_and_views_are_followed() -> None:
