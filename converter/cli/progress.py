@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from converter.report.words import clean
 from converter.core.observe import Progress, Silent
+from converter.report.words import clean
 
 if TYPE_CHECKING:
     import onnx_ir as ir

