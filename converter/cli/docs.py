@@ -1,0 +1,59 @@
+"""Writes the page about passes: ``python -m converter.cli.docs > docs/passes.md``."""
+
+from __future__ import annotations
+
+import sys
+
+from converter.core import registry
+from converter.core.declaration import Declaration, Parameter
+
+_HEAD = """\
+# Passes
+
+Made by `python -m converter.cli.docs > docs/passes.md` from the passes' own declarations; a test
+checks that it is current. `convert passes NAME` shows the same in the terminal.
+
+"""
+
+
+def passes_page() -> str:
+    """Return the Markdown page about the passes of this distribution."""
+    found = [
+        registry.describe(name)
+        for name, entry in registry.entries().items()
+        if entry.owner == registry.OWNER
+    ]
+    rows = [f"| [{d.name}](#{d.name}) | {_cell(d.summary)} | {_promise(d)} |" for d in found]
+    table = ["| pass | what it does | outputs |", "| --- | --- | --- |", *rows, ""]
+    return _HEAD + "\n".join([*table, *(_section(d) for d in found)]).rstrip("\n") + "\n"
+
+
+def _promise(found: Declaration) -> str:
+    return "stay equal" if found.exact else "change, within the budgets"
+
+
+def _section(found: Declaration) -> str:
+    lines = [f"## {found.name}\n", found.details or found.summary, ""]
+    if found.needs:
+        lines.append(f"Needs: {', '.join(found.needs)}.\n")
+    if found.changes_interface:
+        lines.append("May change the model's interface or versions; `--keep-opset` forbids it.\n")
+    if found.parameters:
+        lines += ["| parameter | value | default | meaning |", "| --- | --- | --- | --- |"]
+        lines += [_row(parameter) for parameter in found.parameters]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _row(parameter: Parameter) -> str:
+    kind = parameter.kind + (f", {parameter.bounds}" if parameter.bounds else "")
+    cells = (f"`{parameter.name}`", kind, parameter.default or "required", parameter.help)
+    return f"| {' | '.join(_cell(cell) for cell in cells)} |"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("<", "&lt;")
+
+
+if __name__ == "__main__":
+    sys.stdout.write(passes_page())
