@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -62,6 +63,9 @@ class Quantize(Pass):
         nodes = list(g.walk(model))
         skipped = [Skip(p, "matches no node") for p in selection.unmatched(nodes)]
         raised, notes = self._raise_opset(model, selection, context)
+        if g.opset(model) < PER_TENSOR_OPSET:
+            skipped += _too_old(model, selection, "; ".join(notes))
+            return Outcome(modified=False, skipped=tuple(skipped), notes=notes)
         ranges = _Ranges(model, selection, context, self)
         plan = ranges.plan()
         skipped += plan.skipped
@@ -96,6 +100,15 @@ class Quantize(Pass):
         if reason:
             return False, (f"opset {before} stays: {reason}",)
         return True, (f"opset {before} was raised to {PER_CHANNEL_OPSET} for int8 weights",)
+
+
+def _too_old(model: ir.Model, selection: Selection, reason: str) -> Iterator[Skip]:
+    """Say what would have been quantized at a newer opset."""
+    plan = place(model, selection, opset=PER_CHANNEL_OPSET)
+    yield from plan.skipped
+    for unit in plan.units:
+        if unit.row.weight is not None:
+            yield Skip(g.label(unit.node), f"too old for QuantizeLinear: {reason}")
 
 
 class _Ranges:

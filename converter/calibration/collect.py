@@ -153,7 +153,8 @@ def observe(
 
     statistics = [STATISTICS[probe.request.kind]() for probe in probes]
     session = Session(path, threads=settings.threads, custom_op_library=settings.custom_op_library)
-    outputs = sorted({o for p in probes for o in p.outputs} & set(session.outputs))
+    wanted = {name for probe in probes for name in probe.outputs}
+    outputs = [node.name for node in session.outputs if node.name in wanted]
     batches = 0
     for batch in dataset:
         arrays = {**batch.inputs, **(session.run(batch.inputs, outputs) if outputs else {})}

@@ -64,11 +64,13 @@ class Grid:
     def quantize(self, array: Array) -> Array:
         """Round to the nearest integer of the grid (halves to even), saturating at its ends."""
         steps = np.rint(array.astype(np.float32) / np.float32(self.scale)) + self.zero_point
-        return np.clip(steps, self.integers.low, self.integers.high).astype(self.integers.dtype)
+        limited: Array = np.clip(steps, self.integers.low, self.integers.high)
+        return limited.astype(self.integers.dtype)
 
     def dequantize(self, array: Array) -> Array:
         """Return the float32 numbers that the integers stand for."""
-        return (array.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+        steps: Array = array.astype(np.float32) - np.float32(self.zero_point)
+        return steps * np.float32(self.scale)
 
 
 def asymmetric(low: float, high: float, integers: IntegerRange = UINT8) -> Grid:

@@ -218,7 +218,7 @@ class Writer:
             producer = value.producer()
             if producer is not None:
                 self.graph.remove(producer, safe=True)
-            elif value.name in self.graph.initializers:
+            elif value.name is not None and value.name in self.graph.initializers:
                 del self.graph.initializers[value.name]
 
 

@@ -156,27 +156,26 @@ class _Planner:
             if node in weighted:
                 yield weighted[node]
             elif node not in self.merged:
-                unit = self._follower(node)
-                if unit is not None:
-                    self.available.update(unit.outputs)
-                    yield unit
+                follower = self._follower(node)
+                if follower is not None:
+                    self.available.update(follower.outputs)
+                    yield follower
 
     def _weighted(self) -> Iterator[tuple[ir.Node, Unit]]:
         for node in self.graph:
             row = QUANTIZABLE.find(node.domain, node.op_type, self.opset)
             if row is None or row.role is not Role.WEIGHTED or node not in self.selection:
                 continue
-            reason = _refusal(node, row)
-            unit = None if reason else self._merge(node, row)
-            if unit is not None:
-                reason = _bias_refusal(unit) or self._blocked(unit)
-            if unit is None or reason:
-                self.skipped.append(Skip(g.label(node), reason))
+            offer: Unit | str = _refusal(node, row) or self._merge(node, row)
+            if isinstance(offer, Unit):
+                offer = _bias_refusal(offer) or self._blocked(offer) or offer
+            if isinstance(offer, str):
+                self.skipped.append(Skip(g.label(node), offer))
                 continue
-            self.merged.update(unit.absorbed)
-            if unit.bias_use is not None and unit.bias_use[0] is not node:
-                self.merged.add(unit.bias_use[0])
-            yield node, unit
+            self.merged.update(offer.absorbed)
+            if offer.bias_use is not None and offer.bias_use[0] is not node:
+                self.merged.add(offer.bias_use[0])
+            yield node, offer
 
     def _blocked(self, unit: Unit) -> str:
         needed = [unit.weight, *unit.inputs]
