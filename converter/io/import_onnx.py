@@ -1,0 +1,122 @@
+"""Loading ONNX models: weights stay in their files, nothing is dropped, nothing is trusted."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from google.protobuf.message import DecodeError
+from onnx_ir import serde
+
+from converter.core.graph import graphs, subgraphs
+from converter.core.tensors import FileHandle
+from converter.errors import FormatError, InvalidModelError
+from converter.io import meta, sniff, text, wire
+from converter.io.adapt import Adapter
+from converter.io.bulk import Bulk
+from converter.io.limits import DataFiles, LoadLimits, open_model, quoted
+from converter.io.skeleton import root_cause
+from converter.io.validate import validate
+
+logger = logging.getLogger(__name__)
+
+
+def load_onnx(
+    path: Path,
+    *,
+    limits: LoadLimits = LoadLimits(),  # noqa: B008 - frozen
+    allow_links: bool = False,
+) -> ir.Model:
+    """Load a model in the binary form or, by suffix or content, in a text form.
+
+    Large tensors stay in the file and are read when they are used. ``model.meta`` holds the
+    absolute path (:data:`converter.io.meta.PATH`) and notes about what had to be changed
+    (:data:`converter.io.meta.NOTES`).
+
+    Raises:
+        ModelError: The file is missing, is no ONNX model, is broken or exceeds the limits.
+    """
+    path = path.absolute()
+    handle = open_model(path, limits, allow_links)
+    proto, places = _parse(handle, path, limits)
+    if not proto.HasField("graph"):
+        raise FormatError(
+            "the file holds no ONNX graph, perhaps a model of another framework",
+            where=quoted(str(path)),
+            hint="export the model to ONNX first",
+        )
+    validate(proto, limits)
+    bulk = Bulk(handle, places, DataFiles(path, allow_links=allow_links, limits=limits), limits)
+    adapter = Adapter(bulk)
+    adapter.prepare(proto)
+    model = _to_ir(proto, path)
+    adapter.settle(model)
+    if _sort(model):
+        adapter.notes.append("nodes were not in topological order and were sorted")
+    model.meta[meta.PATH] = str(path)
+    model.meta[meta.NOTES] = adapter.notes
+    model.graph.meta[meta.DATA_FILES] = tuple(bulk.files)
+    for note in adapter.notes:
+        logger.info("%s: %s", path, note)
+    return model
+
+
+def _parse(
+    handle: FileHandle, path: Path, limits: LoadLimits
+) -> tuple[onnx.ModelProto, dict[str, wire.Place]]:
+    """Read the file into a proto; large tensors of the binary form stay where they are."""
+    shown = str(path)
+    head = handle.read(0, min(handle.nbytes, sniff.HEAD_BYTES))
+    sniff.refuse_known(head, shown)
+    form = text.form_of(path) or sniff.text_form(head)
+    if form is not None:
+        size = min(handle.nbytes, text.MAX_BYTES[form] + 1)
+        return text.parse(handle.read(0, size), form, shown), {}
+    scan = wire.scan(handle, max_bytes=limits.skeleton_bytes)
+    try:
+        return onnx.ModelProto.FromString(scan.skeleton), scan.places
+    except DecodeError as error:
+        raise FormatError(
+            "the file is damaged or not an ONNX model",
+            where=quoted(shown),
+            hint="download or export the model again",
+        ) from error
+
+
+def _to_ir(proto: onnx.ModelProto, path: Path) -> ir.Model:
+    try:
+        return ir.from_proto(proto)
+    except (serde.SerdeError, ValueError, TypeError, KeyError, NotImplementedError) as error:
+        raise InvalidModelError(
+            f"the model cannot be represented: {root_cause(error)}", where=quoted(str(path))
+        ) from error
+
+
+def _sort(model: ir.Model) -> bool:
+    """Sort the graphs whose nodes come before what they use; returns whether there were any."""
+    unsorted = [graph for graph in graphs(model) if not _is_sorted(graph)]
+    for graph in unsorted:
+        try:
+            graph.sort()
+        except ValueError as error:
+            raise InvalidModelError(
+                "the graph has a cycle", where=quoted(graph.name or "")
+            ) from error
+    return bool(unsorted)
+
+
+def _is_sorted(graph: ir.Graph) -> bool:
+    """Tell whether every node comes after those that make its inputs, captured ones included."""
+    seen: set[ir.Node] = set()
+    for node in graph:
+        nested = [node]
+        for user in nested:
+            for value in user.inputs:
+                producer = None if value is None else value.producer()
+                if producer is not None and producer.graph is graph and producer not in seen:
+                    return False
+            nested.extend(inner for body in subgraphs(user) for inner in body)
+        seen.add(node)
+    return True

@@ -1,0 +1,152 @@
+"""The text forms of ONNX: protobuf JSON, protobuf text and ONNX's own syntax, for small graphs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import PurePath
+
+import numpy as np
+import onnx
+from google.protobuf import json_format, text_format
+
+from converter.errors import ConverterError, FormatError, LimitExceededError, UsageError
+from converter.io.limits import quoted
+
+SUFFIXES = {
+    ".json": "json",
+    ".onnxjson": "json",
+    ".textproto": "textproto",
+    ".prototxt": "textproto",
+    ".pbtxt": "textproto",
+    ".onnxtxt": "onnxtxt",
+    ".onnxtext": "onnxtxt",
+}
+"""File suffix -> text form."""
+
+MAX_BYTES = {"json": 64 << 20, "textproto": 16 << 20, "onnxtxt": 64 << 20}
+"""Largest file of each form; protobuf's text form takes a second for three megabytes."""
+
+_MAX_NESTING = 600
+
+
+def form_of(path: PurePath) -> str | None:
+    """Return the text form that a file name asks for, or None for the binary one."""
+    return SUFFIXES.get(path.suffix.lower())
+
+
+def parse(data: bytes, form: str, path: str) -> onnx.ModelProto:
+    """Read a model in a text form.
+
+    Raises:
+        FormatError: The text is not that form.
+        LimitExceededError: It is too large or nested too deeply.
+    """
+    if len(data) > MAX_BYTES[form]:
+        raise LimitExceededError(
+            f"the model has {len(data)} bytes as text",
+            where=quoted(path),
+            allowed=f"at most {MAX_BYTES[form]} bytes in a text form",
+            hint="use the binary form (.onnx)",
+        )
+    _check_nesting(data, path)
+    try:
+        return _PARSERS[form](data.decode("utf-8-sig"))
+    except (
+        UnicodeDecodeError,
+        json_format.ParseError,
+        text_format.ParseError,
+        onnx.parser.ParseError,
+        ValueError,
+        TypeError,
+        RecursionError,
+    ) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise FormatError(
+            f"the text is no ONNX model: {reason}", where=quoted(path), allowed=_NAMES[form]
+        ) from error
+
+
+def render(proto: onnx.ModelProto, form: str) -> str:
+    """Write a model as text; reading it back gives the same model.
+
+    Raises:
+        UsageError: The form cannot express the model without loss, or the model is too large.
+    """
+    if proto.ByteSize() > MAX_BYTES[form] // 2:
+        raise UsageError(
+            "the model is too large for a text form",
+            allowed=f"at most {MAX_BYTES[form] // 2} bytes",
+            hint="write a .onnx file",
+        )
+    rendered = _RENDERERS[form](proto)
+    if form == "onnxtxt":
+        _check_lossless(proto, rendered)
+    return rendered
+
+
+def _check_lossless(proto: onnx.ModelProto, rendered: str) -> None:
+    """ONNX's own printer rounds numbers and leaves fields out."""
+    try:
+        same = parse(rendered.encode(), "onnxtxt", "") == proto
+    except ConverterError:
+        same = False
+    if not same:
+        raise UsageError(
+            "ONNX's own text syntax cannot hold this model without loss",
+            allowed="graphs whose weights and metadata survive printing",
+            hint="write .json or .textproto instead",
+        )
+
+
+def _check_nesting(data: bytes, path: str) -> None:
+    """Refuse brackets so deep that a recursive parser would overflow the stack."""
+    marks = np.frombuffer(data, np.uint8)
+    opened = np.zeros(256, np.int32)
+    opened[list(b"{[(<")] = 1
+    opened[list(b"}])>")] = -1
+    deepest = level = 0
+    for start in range(0, marks.size, 1 << 20):
+        levels = np.cumsum(opened[marks[start : start + (1 << 20)]]) + level
+        deepest, level = max(deepest, int(levels.max())), int(levels[-1])
+    if deepest > _MAX_NESTING:
+        raise LimitExceededError(
+            f"brackets are nested {deepest} deep",
+            where=quoted(path),
+            allowed=f"at most {_MAX_NESTING}",
+        )
+
+
+def _parse_json(content: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    json_format.Parse(content, proto)
+    return proto
+
+
+def _parse_textproto(content: str) -> onnx.ModelProto:
+    proto = onnx.ModelProto()
+    text_format.Parse(content, proto)
+    return proto
+
+
+def _parse_onnxtxt(content: str) -> onnx.ModelProto:
+    if not re.match(r"\s*<", content):
+        raise ValueError("it does not begin with <ir_version: ..., opset_import: [...]>")
+    return onnx.parser.parse_model(content)
+
+
+_NAMES = {
+    "json": "a ModelProto as protobuf JSON",
+    "textproto": "a ModelProto in protobuf's text form",
+    "onnxtxt": "a model in ONNX's own text syntax",
+}
+_PARSERS: dict[str, Callable[[str], onnx.ModelProto]] = {
+    "json": _parse_json,
+    "textproto": _parse_textproto,
+    "onnxtxt": _parse_onnxtxt,
+}
+_RENDERERS: dict[str, Callable[[onnx.ModelProto], str]] = {
+    "json": lambda proto: json_format.MessageToJson(proto, preserving_proto_field_name=True),
+    "textproto": text_format.MessageToString,
+    "onnxtxt": onnx.printer.to_text,
+}
