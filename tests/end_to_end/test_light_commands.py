@@ -10,24 +10,12 @@ import sys
 from pathlib import Path
 
 import pytest
+from program import ROOT, convert
 from sample_plugin.wheel import install
 
-ROOT = Path(__file__).resolve().parents[2]
 HEAVY = ("onnx", "onnx_ir", "onnxruntime", "numpy", "sympy", "torch")
 LIGHT = (["--help"], ["--version"], ["passes"], ["passes", "prune"], ["passes", "prune", "--json"])
 SECONDS = 0.25
-
-
-def run(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    return subprocess.run(
-        [sys.executable, "-m", "converter", *arguments],
-        capture_output=True,
-        text=True,
-        env=environment,
-        timeout=60,
-        check=False,
-    )
 
 
 def in_root(*command: str) -> subprocess.CompletedProcess[str]:
@@ -51,14 +39,14 @@ def test_no_heavy_import(arguments: list[str]) -> None:
 @pytest.mark.parametrize("arguments", LIGHT, ids=" ".join)
 def test_quick(arguments: list[str]) -> None:
     """CPU of the whole process; the best of five, because others use this machine too."""
-    run(*arguments)  # writes the byte code
+    convert(*arguments)  # writes the byte code
     best = min(_cpu(arguments) for _ in range(5))
     assert best <= SECONDS
 
 
 def _cpu(arguments: list[str]) -> float:
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    assert run(*arguments).returncode == 0
+    assert convert(*arguments).returncode == 0
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return (after.ru_utime - before.ru_utime) + (after.ru_stime - before.ru_stime)
 
@@ -66,11 +54,11 @@ def _cpu(arguments: list[str]) -> float:
 def test_version() -> None:
     from converter import __version__
 
-    assert run("--version").stdout == f"onnxpress {__version__}\n"
+    assert convert("--version").stdout == f"onnxpress {__version__}\n"
 
 
 def test_help_names_every_option_and_command() -> None:
-    text = run("--help").stdout
+    text = convert("--help").stdout
     options = (
         "--passes --recipe --data --samples --batch --labels --image --budget --report --seed "
         "--threads --check --on-failure --no-verify --keep --in-place --external-data --keep-opset "
@@ -82,26 +70,26 @@ def test_help_names_every_option_and_command() -> None:
 
 
 def test_passes_as_json() -> None:
-    rows = json.loads(run("passes", "--json").stdout)
+    rows = json.loads(convert("passes", "--json").stdout)
     assert {"prune", "quantize", "simplify"} <= {row["name"] for row in rows}
-    found = json.loads(run("passes", "prune", "--json").stdout)
+    found = json.loads(convert("passes", "prune", "--json").stdout)
     assert found["name"] == "prune"
     assert "sparsity" in [p["name"] for p in found["parameters"]]
 
 
-def test_an_installed_plugin_is_listed_described_and_run(tmp_path: Path) -> None:
+def test_an_installed_plugin_is_listed_described_and_convert(tmp_path: Path) -> None:
     site = install(tmp_path)
     path = os.pathsep.join((str(ROOT), str(site)))
-    listed = json.loads(run("passes", "--json", PYTHONPATH=path).stdout)
+    listed = json.loads(convert("passes", "--json", PYTHONPATH=path).stdout)
     assert {"name": "annotate", "owner": "sample-plugin", "summary": "from sample-plugin"} in listed
-    described = run("passes", "annotate", PYTHONPATH=path)
+    described = convert("passes", "annotate", PYTHONPATH=path)
     assert "write a remark into the metadata" in described.stdout
-    assert run("passes", "annotate").returncode == 2  # not without the plugin
+    assert convert("passes", "annotate").returncode == 2  # not without the plugin
 
 
 def test_two_owners_of_a_name_stop_with_both_names(tmp_path: Path) -> None:
     site = install(tmp_path, distribution="thief", pass_name="prune")
-    done = run("passes", PYTHONPATH=os.pathsep.join((str(ROOT), str(site))))
+    done = convert("passes", PYTHONPATH=os.pathsep.join((str(ROOT), str(site))))
     assert done.returncode == 2
     assert "onnxpress" in done.stderr
     assert "thief" in done.stderr
@@ -116,7 +104,7 @@ def test_a_reader_that_leaves_is_no_error() -> None:
 
 def test_output_survives_an_ascii_terminal() -> None:
     for arguments in (["passes"], ["passes", "quantize"], ["--help"]):
-        done = run(*arguments, PYTHONIOENCODING="ascii", LANG="C", LC_ALL="C")
+        done = convert(*arguments, PYTHONIOENCODING="ascii", LANG="C", LC_ALL="C")
         assert done.returncode == 0
         assert done.stderr == ""
 
