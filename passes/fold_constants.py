@@ -1,0 +1,489 @@
+"""``fold_constants``: compute in advance what does not depend on inputs, unless the file grows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+import onnx_ir as ir
+
+from converter.core.contract import Outcome, Pass
+from converter.core.graph import DEFAULT_DOMAINS, constant, subgraphs
+from converter.core.params import Param
+from converter.core.select import Selection
+from converter.errors import ConverterError
+from passes.rewriting import sizes
+from passes.rewriting.facts import Dims, static
+from passes.rewriting.purity import RANDOM, TRAINABLE, is_standard
+from passes.rewriting.work import Applied, Result, Rule, Work
+
+if TYPE_CHECKING:
+    from converter.core.context import Context
+
+Array = np.ndarray[Any, Any]
+
+_BIGGER = "the result would make the file bigger"
+_MOST_RUNS = 64  # bounds the search for the nodes that onnxruntime cannot compute
+_LARGEST_INPUT = 64 << 20
+_UNKNOWN_SIZE_INPUT = 64 << 10
+_SHARED_FROM = 256
+_MOST_ROUNDS = 8
+_TYPES = frozenset(
+    {
+        ir.DataType.BOOL,
+        ir.DataType.DOUBLE,
+        ir.DataType.FLOAT,
+        ir.DataType.FLOAT16,
+        ir.DataType.INT8,
+        ir.DataType.INT16,
+        ir.DataType.INT32,
+        ir.DataType.INT64,
+        ir.DataType.UINT8,
+        ir.DataType.UINT16,
+        ir.DataType.UINT32,
+        ir.DataType.UINT64,
+    }
+)
+
+_NEVER = {
+    **dict.fromkeys(RANDOM, "it is random"),
+    **dict.fromkeys(TRAINABLE, "it may be in training mode"),
+    "DequantizeLinear": "it stores a constant in fewer bits on purpose",
+}
+
+
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Compute nodes whose inputs are constants, and shapes that are already certain.
+
+    The values come from onnxruntime itself, all of them from one run in a child process. A result
+    replaces its nodes only if the file does not grow and no value is NaN or infinite.
+    """
+
+    name: ClassVar[str] = "fold_constants"
+    summary: ClassVar[str] = "compute what does not depend on inputs, unless the file would grow"
+    exact: ClassVar[bool] = True
+
+    include: Annotated[tuple[str, ...], Param("only these nodes (name, glob, op:TYPE)")] = ()
+    exclude: Annotated[tuple[str, ...], Param("never these nodes (name, glob, op:TYPE)")] = ()
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        """Replace what is constant by its value."""
+        work = Work(model, context, Selection(self.include, self.exclude))
+        fold_constants(work)
+        return work.outcome()
+
+
+def fold_constants(work: Work) -> None:
+    """Replace what is constant by its value; the body of the pass, used by ``simplify`` too."""
+    work.sweep(RULES)
+    for _ in range(_MOST_ROUNDS):
+        found = _foldable(work)
+        before = work.edits
+        _commit_all(work, _clusters(work, found), found)
+        work.finish()
+        if work.edits == before:
+            return
+
+
+# Shape vectors with parts that only the run knows
+
+
+def _shape_target(node: ir.Node, work: Work) -> Result:
+    """Write a computed target of Reshape as constant sizes, 0 (same as the input's) and -1."""
+    source = node.inputs[0]
+    if source is None or len(node.inputs) < 2 or node.inputs[1] is None:
+        return None
+    if constant(node.inputs[1]) is not None or work.opset(node) < 5:
+        return None
+    content = work.facts.of(node.inputs[1]).content
+    allow = node.attributes.get("allowzero")
+    if content is None or static(content) is not None or (allow is not None and allow.value):
+        return None
+    target = _written(content, work.facts.of(source).dims)
+    if target is None:
+        return "more than one size of the target is unknown"
+    cost = sizes.new_constant_bytes(8 * len(target), 1, node.inputs[1].name or "")
+    if not work.affords(cost - _cone_bytes(node.inputs[1])):
+        return _BIGGER
+    base = f"{node.inputs[1].name or 'shape'}_constant"
+    work.set_input(node, 1, work.new_constant(node, base, np.array(target, np.int64)))
+    return Applied()
+
+
+def _written(content: Dims, dims: Dims | None) -> list[int] | None:
+    target: list[int] = []
+    for index, size in enumerate(content):
+        if isinstance(size, int):
+            target.append(size)
+        elif dims is not None and index < len(dims) and dims[index] is size:
+            target.append(0)
+        else:
+            target.append(-2)
+    if -2 not in target:
+        return target
+    # An inferred size is certain only if no other one can be 0 in a run with an empty batch.
+    if target.count(-2) > 1 or any(size <= 0 for size in target if size != -2):
+        return None
+    return [-1 if size == -2 else size for size in target]
+
+
+def _cone_bytes(value: ir.Value) -> int:
+    """Return the bytes of the chain of nodes that only this value needs."""
+    total = 0
+    current: ir.Value | None = value
+    while current is not None and len(current.uses()) == 1 and not current.is_graph_output():
+        producer = current.producer()
+        if producer is None or len(producer.outputs) != 1:
+            break
+        total += sizes.node_bytes(producer)
+        current = next((v for v in producer.inputs if v is not None), None)
+    return total
+
+
+RULES = (Rule("shape_targets_folded", ("Reshape",), _shape_target),)
+
+
+# Nodes with known results
+
+
+@dataclass
+class _Foldable:
+    """Nodes whose outputs can be computed now.
+
+    Attributes:
+        nodes: In topological order.
+        known: Outputs that follow from shapes alone, by value.
+        nbytes: Expected size of outputs; absent where it is not known.
+    """
+
+    nodes: dict[ir.Node, None] = field(default_factory=dict)
+    known: dict[ir.Value, Array] = field(default_factory=dict)
+    nbytes: dict[ir.Value, int] = field(default_factory=dict)
+
+    def has(self, value: ir.Value | None) -> bool:
+        """Tell whether a value can be computed."""
+        producer = value.producer() if value is not None else None
+        return producer is not None and producer in self.nodes
+
+
+def _foldable(work: Work) -> _Foldable:
+    found = _Foldable()
+    for node in work.nodes():
+        if node.domain not in DEFAULT_DOMAINS or node.op_type == "Constant":
+            continue
+        if node.op_type in work.redefined or node not in work.selection or not node.outputs:
+            continue
+        vector = _known_vector(node, work)
+        if vector is not None:
+            found.nodes[node] = None
+            found.known[node.outputs[0]] = vector
+            found.nbytes[node.outputs[0]] = vector.nbytes
+        elif _is_constant_node(node, found):
+            reason = _obstacle(node, work, found)
+            if reason is None:
+                found.nodes[node] = None
+            else:
+                work.skip(node, "fold", reason)
+    return found
+
+
+def _known_vector(node: ir.Node, work: Work) -> Array | None:
+    """Return the output of a node that computes with shapes, if every element is certain."""
+    if len(node.outputs) != 1:
+        return None
+    fact = work.facts.of(node.outputs[0])
+    content = static(fact.content)
+    if content is None or fact.dtype != ir.DataType.INT64 or fact.dims is None:
+        return None
+    if len(fact.dims) > 1 or (not fact.dims and len(content) != 1):
+        return None
+    return np.array(content, np.int64).reshape(() if not fact.dims else (len(content),))
+
+
+def _is_constant_node(node: ir.Node, found: _Foldable) -> bool:
+    return all(v is None or constant(v) is not None or found.has(v) for v in node.inputs)
+
+
+def _obstacle(node: ir.Node, work: Work, found: _Foldable) -> str | None:
+    """Return why a node with constant inputs is not computed in advance."""
+    if node.op_type in _NEVER:
+        return _NEVER[node.op_type]
+    if not is_standard(node):
+        return "the operator is not part of the ONNX specification"
+    if next(subgraphs(node), None) is not None:
+        return "it has inner graphs"
+    if any(a.is_ref() for a in node.attributes.values()):
+        return "it depends on an attribute of the function's call"
+    if not node.inputs:
+        return "it has no inputs"
+    return _type_obstacle(node, work) or _size_obstacle(node, work, found)
+
+
+def _type_obstacle(node: ir.Node, work: Work) -> str | None:
+    for output in node.outputs:
+        if output.type is not None and not isinstance(output.type, ir.TensorType):
+            return "its result is not a tensor"
+        dtype = work.facts.of(output).dtype
+        if dtype is not None and dtype not in _TYPES:
+            return f"its result has type {dtype.name}"
+    if node.op_type in {"Div", "Mod"}:
+        return _division_obstacle(node)
+    return None
+
+
+def _division_obstacle(node: ir.Node) -> str | None:
+    """Integer division by 0, or of the smallest number by -1, ends the process that computes it."""
+    divisor = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    if divisor is None:
+        return "its divisor is not known yet"
+    array = divisor.numpy()
+    if array.dtype.kind in "iu" and bool(np.isin(array, (0, -1)).any()):
+        return "it divides integers by 0 or -1"
+    return None
+
+
+def _size_obstacle(node: ir.Node, work: Work, found: _Foldable) -> str | None:
+    given = 0
+    for value in dict.fromkeys(v for v in node.inputs if v is not None):
+        tensor = constant(value)
+        given += tensor.nbytes if tensor is not None else found.nbytes.get(value, 0)
+    if given > _LARGEST_INPUT:
+        return f"its inputs have {given} bytes"
+    total = 0
+    for output in node.outputs:
+        fact = work.facts.of(output)
+        known = fact.static
+        if known is None or fact.dtype is None:
+            return None if given <= _UNKNOWN_SIZE_INPUT else "the size of its result is not known"
+        nbytes = _nbytes(known, fact.dtype)
+        found.nbytes[output] = nbytes
+        total += nbytes
+    if total > work.context.settings.limits.fold_bytes:
+        return f"its result would have {total} bytes"
+    return _BIGGER if total > given + 1024 else None
+
+
+def _nbytes(dims: tuple[int, ...], dtype: ir.DataType) -> int:
+    count = 1
+    for size in dims:
+        count *= size
+    return (count * dtype.bitwidth + 7) // 8
+
+
+# Clusters: nodes that are kept or folded together, because they share the constants they free
+
+
+@dataclass
+class _Cluster:
+    nodes: list[ir.Node] = field(default_factory=list)
+    fronts: list[ir.Value] = field(default_factory=list)
+
+
+def _clusters(work: Work, found: _Foldable) -> list[_Cluster]:
+    """Group foldable nodes; a front is an output that something outside the group reads."""
+    parent: dict[object, object] = {}
+
+    def root(key: object) -> object:
+        while parent.setdefault(key, key) is not key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for node in found.nodes:
+        for value in dict.fromkeys(v for v in (*node.inputs, *node.outputs) if v is not None):
+            tensor = constant(value)
+            if found.has(value) or (tensor is not None and tensor.nbytes >= _SHARED_FROM):
+                parent[root(value)] = root(node)
+    groups: dict[object, _Cluster] = {}
+    for node in found.nodes:
+        cluster = groups.setdefault(root(node), _Cluster())
+        cluster.nodes.append(node)
+        cluster.fronts += [output for output in node.outputs if _is_front(output, found)]
+    return [cluster for cluster in groups.values() if cluster.fronts]
+
+
+def _is_front(value: ir.Value, found: _Foldable) -> bool:
+    return value.is_graph_output() or any(use.node not in found.nodes for use in value.uses())
+
+
+def _commit_all(work: Work, clusters: Sequence[_Cluster], found: _Foldable) -> None:
+    """Compute all clusters in as few runs as possible and replace those that pay."""
+    wanted: dict[tuple[tuple[str, int], ...], list[_Cluster]] = {}
+    for cluster in clusters:
+        if _is_too_big(work, cluster, found):
+            _refuse(work, cluster, _BIGGER)
+            continue
+        opsets = work.scopes[work.home(cluster.nodes[0])].opsets
+        wanted.setdefault(opsets, []).append(cluster)
+    for opsets, group in wanted.items():
+        values = _Runs(work, found, dict(opsets)).compute(group)
+        for cluster in group:
+            if all(front in values for front in cluster.fronts):
+                _commit(work, cluster, values)
+
+
+def _is_too_big(work: Work, cluster: _Cluster, found: _Foldable) -> bool:
+    """Tell from the expected sizes that a cluster cannot pay; unknown sizes count nothing."""
+    cost = sum(
+        sizes.new_constant_bytes(found.nbytes.get(front, 0), 0, "") for front in cluster.fronts
+    )
+    return not work.affords(cost - _gain(work, cluster))
+
+
+def _gain(work: Work, cluster: _Cluster) -> int:
+    """Return the bytes of the cluster's nodes and of the constants that only they read."""
+    nodes = set(cluster.nodes)
+    read = dict.fromkeys(v for node in cluster.nodes for v in node.inputs if v is not None)
+    constants = sum(work.constant_saving(value, nodes) for value in read)
+    return constants + sum(sizes.node_bytes(node) for node in cluster.nodes)
+
+
+def _refuse(work: Work, cluster: _Cluster, reason: str) -> None:
+    for front in cluster.fronts:
+        producer = front.producer()
+        if producer is not None:
+            work.skip(producer, "fold", reason)
+
+
+def _commit(work: Work, cluster: _Cluster, values: dict[ir.Value, Array]) -> None:
+    problem = next((p for p in (_problem(f, values[f]) for f in cluster.fronts) if p), None)
+    arrays = [(front, values[front]) for front in cluster.fronts]
+    cost = sum(sizes.new_constant_bytes(a.nbytes, a.ndim, f.name or "") for f, a in arrays)
+    if problem is None and not work.affords(cost - _gain(work, cluster)):
+        problem = _BIGGER
+    limit = work.context.settings.limits.fold_bytes
+    if problem is None and any(array.nbytes > limit for _, array in arrays):
+        problem = f"its result is larger than {limit} bytes"
+    if problem is not None:
+        _refuse(work, cluster, problem)
+        return
+    for front, array in arrays:
+        _replace(work, front, array)
+    work.counts["nodes_folded"] += sum(1 for node in cluster.nodes if not work.alive(node))
+
+
+def _replace(work: Work, front: ir.Value, array: Array) -> None:
+    producer = front.producer()
+    assert producer is not None
+    public = front.is_graph_output()
+    base = f"{front.name or 'value'}_constant" if public else front.name or "value"
+    new = work.new_constant(producer, base, array, as_node=public)
+    if work.redirect(front, new):
+        if work.removable(producer):
+            work.discard(producer)
+    elif (maker := new.producer()) is not None:
+        work.discard(maker)
+    else:
+        work.drop_initializer(new)
+
+
+def _problem(front: ir.Value, array: Array) -> str | None:
+    """Return why a computed value may not be stored."""
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        return f"its result has type {array.dtype}"
+    declared = front.dtype
+    if declared is not None and declared.numpy() != array.dtype:
+        return f"it computed {array.dtype} instead of {declared.name}"
+    if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
+        return "its result is not finite"
+    return None
+
+
+@dataclass
+class _Runs:
+    """Computes values with onnxruntime: all at once, and in halves where that fails."""
+
+    work: Work
+    found: _Foldable
+    opsets: dict[str, int]
+    left: int = _MOST_RUNS
+
+    def compute(self, clusters: Sequence[_Cluster]) -> dict[ir.Value, Array]:
+        """Return the values of the clusters that can be computed."""
+        values = {
+            front: self.found.known[front]
+            for cluster in clusters
+            for front in cluster.fronts
+            if front in self.found.known
+        }
+        rest = [c for c in clusters if any(front not in values for front in c.fronts)]
+        values.update(self._run(rest) if rest else {})
+        return values
+
+    def _run(self, clusters: Sequence[_Cluster]) -> dict[ir.Value, Array]:
+        if not self.left or self.work.context.services is None:
+            reason = "too many nodes cannot be computed" if not self.left else "nothing can run it"
+            for cluster in clusters:
+                _refuse(self.work, cluster, reason)
+            return {}
+        self.left -= 1
+        model, outputs = _model_of(clusters, self.found, self.opsets)
+        try:
+            (result,) = self.work.context.run(model, [{}], list(outputs))
+        except ConverterError as error:
+            if len(clusters) == 1:
+                _refuse(self.work, clusters[0], f"onnxruntime cannot compute it: {error.what}")
+                return {}
+            middle = len(clusters) // 2
+            return self._run(clusters[:middle]) | self._run(clusters[middle:])
+        return {outputs[name]: np.asarray(array) for name, array in result.items()}
+
+
+def _model_of(
+    clusters: Sequence[_Cluster], found: _Foldable, opsets: dict[str, int]
+) -> tuple[ir.Model, dict[str, ir.Value]]:
+    """Copy the nodes of the clusters into a model without inputs; outputs by their names in it."""
+    copies: dict[ir.Value, ir.Value] = {}
+    initializers: list[ir.Value] = []
+    nodes: list[ir.Node] = []
+
+    def copied(value: ir.Value | None) -> ir.Value | None:
+        if value is None or value in copies:
+            return None if value is None else copies[value]
+        known = found.known.get(value)
+        tensor = constant(value) if known is None else ir.tensor(known)
+        assert tensor is not None
+        name = f"v{len(copies)}"
+        copy = ir.Value(
+            name=name,
+            type=ir.TensorType(tensor.dtype),
+            shape=ir.Shape(tensor.shape.numpy()),
+            const_value=_alias(tensor, name),
+        )
+        initializers.append(copy)
+        copies[value] = copy
+        return copy
+
+    for cluster in clusters:
+        for node in cluster.nodes:
+            if all(output in found.known for output in node.outputs):
+                continue
+            inputs = [copied(value) for value in node.inputs]
+            made = [ir.Value(name=f"v{len(copies) + i}", type=o.type) for i, o in _each(node)]
+            copies.update(zip(node.outputs, made, strict=True))
+            attributes = node.attributes.values()
+            nodes.append(ir.Node(node.domain, node.op_type, inputs, attributes, outputs=made))
+    fronts = [f for c in clusters for f in c.fronts if f not in found.known]
+    outputs = [copies[front] for front in fronts]
+    graph = ir.Graph(
+        [], outputs, nodes=nodes, initializers=initializers, opset_imports=opsets, name="fold"
+    )
+    names = {copies[front].name or "": front for front in fronts}
+    return ir.Model(graph, ir_version=8), names
+
+
+def _each(node: ir.Node) -> list[tuple[int, ir.Value]]:
+    return list(enumerate(node.outputs))
+
+
+def _alias(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
+    """Give a tensor another name without renaming the one that the model shares."""
+    return ir.LazyTensor(
+        lambda: tensor,
+        dtype=tensor.dtype,
+        shape=ir.Shape(tensor.shape.numpy()),
+        name=name,
+    )

@@ -1,0 +1,142 @@
+"""What is certain about values: element type, dimensions and, for shape vectors, their elements.
+
+Evidence that counts: what onnxruntime enforces (element types, rank and fixed dimensions of the
+main graph's inputs), constants, and what follows from them by the semantics of operators in
+:mod:`passes.rewriting.shapes`. Shapes written in ``value_info`` or at graph outputs do not count:
+files carry stale ones and nobody checks them. Names of dynamic dimensions do not count either: two
+inputs with a dimension ``N`` may be fed with different sizes. An unknown dimension is an object of
+its own, :class:`Dim`, and only equal to itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from converter.core.graph import DEFAULT_DOMAINS, constant
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_SMALL = 64  # longest vector whose elements are followed
+
+
+class Dim:
+    """A dimension of unknown size; two of them are equal only if they are one object."""
+
+    __slots__ = ()
+
+
+Size = int | Dim
+Dims = tuple[Size, ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Fact:
+    """What is certain about one value; None where nothing is.
+
+    Attributes:
+        dtype: Element type.
+        dims: One entry per axis.
+        content: Elements of an int64 or int32 tensor of rank 0 or 1.
+    """
+
+    dtype: ir.DataType | None = None
+    dims: Dims | None = None
+    content: Dims | None = None
+
+    @property
+    def static(self) -> tuple[int, ...] | None:
+        """The dimensions if all of them are known."""
+        return static(self.dims)
+
+
+UNKNOWN = Fact()
+
+
+def static(sizes: Dims | None) -> tuple[int, ...] | None:
+    """Return the sizes if all of them are known numbers."""
+    if sizes is None:
+        return None
+    known = tuple(size for size in sizes if isinstance(size, int))
+    return known if len(known) == len(sizes) else None
+
+
+class Facts:
+    """Facts about the values of one model, computed when asked for and kept.
+
+    Rewrites never make a fact wrong as long as they keep what each value computes.
+
+    Args:
+        enforced: Values whose declared rank and fixed dimensions the runtime checks: the inputs of
+            the main graph.
+        opsets: Version of the default operator set by graph.
+    """
+
+    def __init__(self, enforced: set[ir.Value], opsets: Mapping[ir.Graph, int]) -> None:
+        self._enforced = enforced
+        self._opsets = opsets
+        self._known: dict[ir.Value, Fact] = {}
+
+    def of(self, value: ir.Value | None) -> Fact:
+        """Return what is certain about the value."""
+        if value is None:
+            return UNKNOWN
+        found = self._known.get(value)
+        return found if found is not None else self._derive(value)
+
+    def _derive(self, value: ir.Value) -> Fact:
+        """Compute the fact of a value and of all that it depends on, without recursion."""
+        known = self._known
+        stack = [value]
+        while stack:
+            current = stack[-1]
+            if current in known:
+                stack.pop()
+                continue
+            producer = current.producer()
+            if producer is None or constant(current) is not None:
+                known[current] = self._source(current)
+                continue
+            missing = [v for v in producer.inputs if v is not None and v not in known]
+            if missing:
+                stack.extend(missing)
+                continue
+            self._apply(producer)
+        return known[value]
+
+    def _source(self, value: ir.Value) -> Fact:
+        tensor = constant(value)
+        if tensor is not None:
+            return _constant_fact(tensor)
+        dims: Dims | None = None
+        if value in self._enforced and value.shape is not None:
+            dims = tuple(d if isinstance(d, int) else Dim() for d in value.shape)
+        return Fact(value.dtype if isinstance(value.type, ir.TensorType) else None, dims)
+
+    def _apply(self, node: ir.Node) -> None:
+        from passes.rewriting.shapes import RULES, Question
+
+        rule = RULES.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
+        facts: tuple[Fact, ...] = ()
+        if rule is not None and not any(a.is_ref() for a in node.attributes.values()):
+            inputs = tuple(UNKNOWN if v is None else self._known[v] for v in node.inputs)
+            version = self._opsets.get(node.graph, 0) if isinstance(node.graph, ir.Graph) else 0
+            facts = rule(Question(node, inputs, version))
+        for index, output in enumerate(node.outputs):
+            fact = facts[index] if index < len(facts) else UNKNOWN
+            if fact.dtype is None and isinstance(output.type, ir.TensorType):
+                fact = Fact(output.type.dtype, fact.dims, fact.content)
+            self._known[output] = fact
+
+
+def _constant_fact(tensor: ir.TensorProtocol) -> Fact:
+    dims = tuple(int(d) for d in tensor.shape.numpy())
+    content: Dims | None = None
+    integer = tensor.dtype in {ir.DataType.INT64, ir.DataType.INT32}
+    if integer and len(dims) <= 1 and tensor.size <= _SMALL:
+        content = tuple(int(i) for i in np.asarray(tensor.numpy()).reshape(-1))
+    return Fact(tensor.dtype, dims, content)
