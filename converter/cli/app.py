@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from converter.cli import options as opt
-from converter.cli.progress import PassBars, progress_for
+from converter.cli.progress import PassBars, watching
 
 _MISSED = 6  # exit code of a missed budget, as in converter.errors.VerificationError
 
@@ -63,7 +63,6 @@ def convert(  # noqa: PLR0913 - one parameter per option
     Without --passes the model is loaded, checked and written: a safe copy.
     """
     del debug, version
-    progress = progress_for(quiet=quiet or json)
     settings: dict[str, Any] = {
         "passes": passes or (),
         "recipe": recipe,
@@ -88,8 +87,6 @@ def convert(  # noqa: PLR0913 - one parameter per option
         "reproducer": reproducer,
         "time_limit": time_limit,
         "custom_op_library": custom_op_library,
-        "progress": progress,
-        "observers": (PassBars(progress),),
     }
     return _convert(source, target, settings, quiet=quiet, json=json)
 
@@ -101,13 +98,15 @@ def _convert(
     from converter.errors import ConverterError, VerificationError
 
     try:
-        report = api.convert(source, target, **settings).report
+        with watching(quiet=quiet or json) as progress:
+            bars = (PassBars(progress),)
+            artifact = api.convert(source, target, progress=progress, observers=bars, **settings)
     except ConverterError as error:
         found = getattr(error, "report", None)
         if found is not None and (json or isinstance(error, VerificationError)):
             _show("conversion", found.to_dict(), quiet=quiet, json=json)
         raise
-    _show("conversion", report.to_dict(), quiet=quiet, json=json)
+    _show("conversion", artifact.report.to_dict(), quiet=quiet, json=json)
     return 0
 
 
@@ -150,21 +149,22 @@ def verify(  # noqa: PLR0913 - one parameter per option
     del debug
     from converter import api
 
-    verdict = api.verify(
-        a,
-        b,
-        data=data,
-        samples=samples,
-        batch=batch or 1,
-        labels=labels,
-        image=image,
-        budget=budget or (),
-        seed=seed or 0,
-        threads=threads,
-        allow_links=allow_links,
-        custom_op_library=custom_op_library,
-        progress=progress_for(quiet=quiet or json),
-    )
+    with watching(quiet=quiet or json) as progress:
+        verdict = api.verify(
+            a,
+            b,
+            data=data,
+            samples=samples,
+            batch=batch or 1,
+            labels=labels,
+            image=image,
+            budget=budget or (),
+            seed=seed or 0,
+            threads=threads,
+            allow_links=allow_links,
+            custom_op_library=custom_op_library,
+            progress=progress,
+        )
     _show("verdict", verdict.to_dict(), quiet=quiet, json=json)
     return 0 if verdict.passed else _MISSED
 
@@ -188,18 +188,19 @@ def bench(  # noqa: PLR0913 - one parameter per option
     del debug
     from converter import api
 
-    found = api.bench(
-        *models,
-        data=data,
-        batch=batch or 1,
-        image=image,
-        seconds=seconds,
-        seed=seed or 0,
-        threads=threads,
-        allow_links=allow_links,
-        custom_op_library=custom_op_library,
-        progress=progress_for(quiet=quiet or json),
-    )
+    with watching(quiet=quiet or json) as progress:
+        found = api.bench(
+            *models,
+            data=data,
+            batch=batch or 1,
+            image=image,
+            seconds=seconds,
+            seed=seed or 0,
+            threads=threads,
+            allow_links=allow_links,
+            custom_op_library=custom_op_library,
+            progress=progress,
+        )
     _show("latency", found.to_dict(), quiet=quiet, json=json)
     return 0
 

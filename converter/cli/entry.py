@@ -60,7 +60,9 @@ def _dispatch(program: str, name: str, rest: list[str]) -> int:
     if name == DEFAULT and not rest:
         rest = ["--help"]
     if "--debug" in rest:
-        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+        logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
+        for package in ("converter", "passes"):
+            logging.getLogger(package).setLevel(logging.DEBUG)
     from converter.cli.app import command
 
     words = program if name == DEFAULT else f"{program} {name}"

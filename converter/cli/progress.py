@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from converter.core.observe import Progress, Silent
@@ -48,7 +50,13 @@ class Bars:
         """Take the innermost bar away."""
         if self._tasks:
             self._live.remove_task(self._tasks.pop())
-        if not self._tasks and self._live is not None:
+        if not self._tasks:
+            self.close()
+
+    def close(self) -> None:
+        """Take everything away, also the bars of tasks that an error cut off."""
+        self._tasks.clear()
+        if self._live is not None:
             self._live.stop()
             self._live = None
 
@@ -75,6 +83,14 @@ class PassBars:
         self._progress.stop()
 
 
-def progress_for(*, quiet: bool) -> Progress:
-    """Return bars when somebody watches, else silence."""
-    return Silent() if quiet or not sys.stderr.isatty() else Bars()
+@contextlib.contextmanager
+def watching(*, quiet: bool) -> Iterator[Progress]:
+    """Give bars while somebody watches, else silence; the terminal is left clean in any case."""
+    if quiet or not sys.stderr.isatty():
+        yield Silent()
+        return
+    bars = Bars()
+    try:
+        yield bars
+    finally:
+        bars.close()

@@ -70,15 +70,14 @@ def _conversion(console: Console, report: Data) -> None:
     console.print(
         _text(f"{name}{arrow}", "bold"),
         _text(f"  {status}", _STATUS_STYLE.get(status, "bold red")),
+        _warning(report),
         sep="",
     )
-    if report.get("error"):
+    if report["error"]:
         console.print(_text(report["error"]))
     verdict = report["verdict"] or {}
-    figures = summary.size_figures(source, target) if target else []
-    _figures(console, [*figures, *summary.quality_figures(verdict)])
-    _budgets(console, verdict)
-    _outputs(console, verdict)
+    sizes = summary.size_figures(source, target) if target else summary.verdict_sizes(verdict)
+    _comparison(console, sizes, verdict)
     if report["steps"]:
         _title(console, "Passes")
         heads = ("pass", "time", "nodes", "weights", "result")
@@ -92,6 +91,18 @@ def _short(words: str) -> str:
     return words if len(words) <= _MAX_WIDTH else f"{words[: _MAX_WIDTH - 3]}..."
 
 
+def _warning(data: Data) -> Text:
+    words = summary.made_up(data)
+    return _text(f"  {words}" if words else "", "bold yellow")
+
+
+def _comparison(console: Console, sizes: Sequence[summary.Figure], verdict: Data) -> None:
+    """Print what both a conversion and a verification show of a verdict."""
+    _figures(console, [*sizes, *summary.quality_figures(verdict)])
+    _budgets(console, verdict)
+    _outputs(console, verdict)
+
+
 def _figures(console: Console, figures: Sequence[summary.Figure]) -> None:
     if figures:
         _title(console, "Before and after")
@@ -101,20 +112,19 @@ def _figures(console: Console, figures: Sequence[summary.Figure]) -> None:
 
 def _budgets(console: Console, verdict: Data) -> None:
     rows = [
-        (_text("ok", "green") if kept else _text("MISSED", "bold red"), bound, found, original)
-        for kept, bound, found, original in summary.budget_rows(verdict)
+        (_text("ok", "green") if kept else _text("MISSED", "bold red"), bound, found, detail)
+        for kept, bound, found, detail in summary.budget_rows(verdict)
     ]
     if rows:
         _title(console, "Budgets")
-        _table(console, ("", "budget", "found", "original"), rows, right=(2, 3))
+        _table(console, ("", "budget", "found", ""), rows, right=(2,))
 
 
 def _outputs(console: Console, verdict: Data) -> None:
     rows = summary.output_rows(verdict)
     if rows:
         _title(console, "Outputs compared with the original")
-        columns = range(1, len(summary.OUTPUT_HEADS))
-        _table(console, summary.OUTPUT_HEADS, rows[:_MAX_ROWS], right=columns)
+        _table(console, summary.OUTPUT_HEADS, rows[:_MAX_ROWS], right=(1, 2, 3))
         _rest(console, len(rows) - _MAX_ROWS, "more output")
 
 
@@ -136,6 +146,38 @@ def _notes(console: Console, notes: Sequence[str]) -> None:
     if notes:
         _title(console, "Notes")
         _table(console, ("", ""), [("*", note) for note in notes])
+
+
+# --- verification and latency ---------------------------------------------------------------------
+
+
+def _verdict(console: Console, verdict: Data) -> None:
+    passed = verdict["passed"]
+    console.print(
+        _text("inside all budgets" if verdict["checks"] and passed else "")
+        if passed
+        else _text("budget missed or outputs broken", "bold red"),
+        _text(f"{t.plural(verdict['samples'], 'sample')} of {verdict['data']}"),
+        _warning(verdict),
+    )
+    _comparison(console, summary.verdict_sizes(verdict), verdict)
+    _notes(console, verdict["notes"])
+
+
+def _latency(console: Console, data: Data) -> None:
+    words = f"{t.plural(data['samples_per_run'], 'sample')} per run of {data['data']}"
+    console.print(_text(f"{words}, {t.plural(data['threads'], 'thread')}"))
+    rows = [
+        (
+            m["model"],
+            t.milliseconds(m["median_ms"] / 1000),
+            t.milliseconds(m["min_ms"] / 1000),
+            t.factor(m["ratio"]),
+            t.count(m["runs"]),
+        )
+        for m in data["models"]
+    ]
+    _table(console, ("model", "median", "fastest", "ratio", "runs"), rows, right=(1, 2, 3, 4))
 
 
 # --- inspection ----------------------------------------------------------------------------------
@@ -249,12 +291,15 @@ def _kind(parameter: Data) -> str:
 
 
 def _text_block(words: str) -> Text:
-    """Clean a text but keep its line breaks."""
-    return Text("\n".join(t.clean(line) for line in words.splitlines()))
+    """Let paragraphs flow to the width of the terminal; keep the gaps between them."""
+    paragraphs = [t.clean(" ".join(p.split())).replace("``", "") for p in words.split("\n\n")]
+    return Text("\n\n".join(paragraphs))
 
 
 _RENDERERS: dict[str, Callable[[Console, Any], None]] = {
     "conversion": _conversion,
+    "verdict": _verdict,
+    "latency": _latency,
     "inspection": _inspection,
     "pass_list": _pass_list,
     "pass_details": _pass_details,

@@ -126,7 +126,9 @@ def _head(report: Data, title: str) -> str:
     status = report["status"]
     kind = _STATUS.get(status, _BAD)
     lines = [f"<h1>{_safe(title)}</h1>\n"]
-    lines.append(f'<p><span class="badge {kind}">{_safe(status)}</span></p>\n')
+    warning = summary.made_up(report)
+    extra = f' <span class="badge warn">{_safe(warning)}</span>' if warning else ""
+    lines.append(f'<p><span class="badge {kind}">{_safe(status)}</span>{extra}</p>\n')
     if report["error"]:
         lines.append(f'<p class="bad">{_safe(report["error"])}</p>\n')
     passes = report["passes"] or "no passes: a checked copy"
@@ -139,18 +141,31 @@ def _head(report: Data, title: str) -> str:
 
 
 def _figures(report: Data) -> list[summary.Figure]:
-    sizes = summary.size_figures(report["source"], report["target"]) if report["target"] else []
-    return [*sizes, *summary.quality_figures(report["verdict"] or {})]
+    verdict, target = report["verdict"] or {}, report["target"]
+    sizes = summary.verdict_sizes(verdict)
+    if target:
+        sizes = summary.size_figures(report["source"], target)
+    return [*sizes, *summary.quality_figures(verdict)]
 
 
 def _tiles(report: Data) -> str:
     tiles = [
-        f'<div class="tile"><span class="soft">{_safe(f.label)}</span><b>{_safe(f.change)}</b>'
-        f'<span class="soft">{_safe(f.before)} → {_safe(f.after)}</span></div>\n'
+        f'<div class="tile"><span class="soft">{_safe(f.label)}</span><b>{_safe(_big(f))}</b>'
+        f'<span class="soft">{_safe(_small(f))}</span></div>\n'
         for f in _figures(report)
-        if f.label in summary.HEADLINES and f.change
+        if f.label in summary.HEADLINES
     ]
     return f'<div class="tiles">\n{"".join(tiles)}</div>\n' if tiles else ""
+
+
+def _big(figure: summary.Figure) -> str:
+    return figure.change if figure.change.endswith("x") else figure.after
+
+
+def _small(figure: summary.Figure) -> str:
+    if not figure.before:
+        return "same choice as the original"
+    return f"{figure.before} → {figure.after}"
 
 
 def _comparison(report: Data) -> str:
@@ -161,18 +176,15 @@ def _comparison(report: Data) -> str:
 
 def _budgets(report: Data) -> str:
     rows = [
-        (_mark(_GOOD, "kept") if kept else _mark(_BAD, "missed"), bound, found, original)
-        for kept, bound, found, original in summary.budget_rows(report["verdict"] or {})
+        (_mark(_GOOD, "kept") if kept else _mark(_BAD, "missed"), bound, found, detail)
+        for kept, bound, found, detail in summary.budget_rows(report["verdict"] or {})
     ]
-    heads = ("", "budget", "found", "original")
-    return _section("Budgets", _table(heads, rows, numbers=(2, 3)))
+    return _section("Budgets", _table(("", "budget", "found", ""), rows, numbers=(2,)))
 
 
 def _outputs(report: Data) -> str:
     rows = summary.output_rows(report["verdict"] or {})
-    return _section(
-        "Outputs", _table(summary.OUTPUT_HEADS, rows, numbers=range(1, len(summary.OUTPUT_HEADS)))
-    )
+    return _section("Outputs", _table(summary.OUTPUT_HEADS, rows, numbers=(1, 2, 3)))
 
 
 def _passes(report: Data) -> str:

@@ -10,7 +10,7 @@ from converter.report import words as w
 
 Data = Mapping[str, Any]
 HEADLINES = ("size", "latency", "accuracy", "agreement")
-OUTPUT_HEADS = ("output", "max error", "SQNR", "cosine")
+OUTPUT_HEADS = ("output", "max error", "SQNR", "cosine", "")
 
 
 @dataclass(frozen=True)
@@ -102,36 +102,114 @@ def notes(report: Data) -> list[str]:
     for step in report["steps"]:
         found += [f"{step['pass'].partition(':')[0]}: {note}" for note in step["notes"]]
     found += (report.get("verdict") or {}).get("notes", [])
-    data = report.get("data") or {}
-    if data.get("synthetic"):
-        found.insert(
-            0,
-            "the samples were MADE UP from the model's own shapes: outputs were compared on noise, "
-            "and nothing is known about accuracy; give real samples with --data",
-        )
     return list(dict.fromkeys(found))
+
+
+def made_up(report: Data) -> str:
+    """Return a warning when no real samples were used, else an empty text."""
+    data = report.get("data") or report.get("verdict") or {}
+    return "compared on MADE-UP inputs" if data.get("synthetic") else ""
+
+
+def verdict_sizes(verdict: Data) -> list[Figure]:
+    """Compare the files of a verification."""
+    return [
+        _figure(label, verdict[key]["original"], verdict[key]["converted"], show)
+        for label, key, show in (
+            ("size", "size", w.size),
+            ("nodes", "nodes", w.count),
+            ("parameters", "params", w.count),
+        )
+        if key in verdict
+    ]
 
 
 def quality_figures(verdict: Data) -> list[Figure]:
     """Compare speed and results of both models, as far as they were measured."""
-    del verdict
-    return []
+    found = []
+    latency = verdict.get("latency")
+    if latency:
+        before, after = latency["models"]
+        found.append(
+            Figure(
+                "latency",
+                _milliseconds(before["median_ms"]),
+                _milliseconds(after["median_ms"]),
+                w.factor(after["ratio"]),
+            )
+        )
+    accuracy = verdict.get("accuracy")
+    if accuracy:
+        before, after = accuracy["original"], accuracy["converted"]
+        change = f"{(after - before) * 100:+.2f} points" if after != before else "same"
+        found.append(Figure("accuracy", w.percent(before), w.percent(after), change))
+    if verdict.get("agreement") is not None:
+        found.append(Figure("agreement", "", w.percent(verdict["agreement"])))
+    if verdict.get("worst_output") is not None:
+        found.append(Figure("signal to error", "", _sqnr(verdict["sqnr_db"], verdict["equal"])))
+        found.append(Figure("max error", "", w.number(verdict["max_error"])))
+    return found
+
+
+def _milliseconds(value: float) -> str:
+    return w.milliseconds(value / 1000)
+
+
+def _sqnr(decibels: float | None, equal: bool) -> str:  # noqa: FBT001 - both are figures
+    """Infinite signal-to-noise ratios are None in JSON; only equal outputs have them."""
+    if equal:
+        return "equal"
+    return "-" if decibels is None else f"{decibels:.1f} dB"
+
+
+_SHOW: dict[str, Callable[[float | None], str]] = {
+    "size": w.size,
+    "nodes": w.count,
+    "params": w.count,
+    "latency": w.milliseconds,
+    "accuracy": w.percent,
+    "agreement": w.percent,
+    "flips": w.percent,
+    "sqnr": lambda decibels: "equal" if decibels is None else f"{decibels:.2f} dB",
+}
 
 
 def budget_rows(verdict: Data) -> list[tuple[bool, str, str, str]]:
-    """Return per budget: kept, the bound, the value found, and the value of the original."""
-    return [
-        (
-            bool(check["passed"]),
-            f"{check['metric']} {check['limit']}",
-            w.number(check.get("converted")),
-            w.number(check.get("original")),
+    """Return per check: kept, the bound, the value found, and where that comes from."""
+    rows = []
+    for check in verdict.get("checks", []):
+        show = _SHOW.get(check["metric"], w.number)
+        values = [show(check[key]) for key in ("original", "converted")]
+        relative = check["limit"].endswith("x") or (
+            check["limit"].endswith("%")
+            and check["metric"] in ("size", "nodes", "params", "latency")
         )
-        for check in verdict.get("checks", [])
-    ]
+        detail = check["detail"]
+        if relative and check["measured"] is not None:
+            found, detail = w.factor(check["measured"], digits=3), " -> ".join(values)
+        else:
+            found = values[1] if check["limit"] else "broken"
+        rows.append((bool(check["passed"]), check["limit"] or check["metric"], found, detail))
+    return rows
 
 
 def output_rows(verdict: Data) -> list[tuple[str, ...]]:
-    """Return per output: name and its differences."""
-    del verdict
-    return []
+    """Return per output: name, differences, and what else is to say."""
+    return [_output_row(output) for output in verdict.get("outputs", [])]
+
+
+def _output_row(output: Data) -> tuple[str, ...]:
+    if output["random"]:
+        return output["name"], "-", "-", "-", "random by nature: shape and type only"
+    if output["broken"]:
+        return output["name"], "-", "-", "-", f"BROKEN: {output['broken']}"
+    words = "equal" if output["equal"] else ""
+    if output["kind"] == "exact" and not output["equal"]:
+        words = f"{w.count(output['unequal'])} of {w.count(output['elements'])} differ"
+    return (
+        output["name"],
+        w.number(output["max_abs"]),
+        _sqnr(output["sqnr_db"], output["equal"]),
+        "-" if output["cosine"] is None else f"{output['cosine']:.6f}",
+        words,
+    )

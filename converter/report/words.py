@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
@@ -52,15 +54,22 @@ def ratio(after: float | None, before: float | None) -> str:
     return f"{after / before:.2f}x" if before and after is not None else ""
 
 
+def factor(value: float | None, *, digits: int = 2) -> str:
+    """Return a ratio, e.g. ``0.26x``."""
+    return "-" if value is None else f"{value:.{digits}f}x"
+
+
 def percent(share: float | None) -> str:
     """Return a share with two digits, e.g. ``97.25 %``."""
     return "-" if share is None else f"{share * 100:.2f} %"
 
 
 def number(value: object) -> str:
-    """Return a measured value with four digits; text and None as they are."""
+    """Return a measured value with four digits; counts in full, text and None as they are."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         return "-" if value is None else clean(value)
+    if math.isfinite(value) and float(value).is_integer() and abs(value) < 1e15:
+        return f"{int(value):,}"
     return f"{value:.4g}"
 
 
