@@ -129,7 +129,9 @@ class _Ranges:
     def plan(self) -> Placement:
         """Return a placement all of whose values and weights are finite."""
         while True:
-            plan = place(self.model, self.selection, self._unusable)
+            plan = place(
+                self.model, self.selection, self._unusable, symmetric=self.settings.symmetric
+            )
             known = len(self._unusable)
             self._weigh(plan)
             if len(self._unusable) == known:

@@ -63,7 +63,8 @@ class Grid:
 
     def quantize(self, array: Array) -> Array:
         """Round to the nearest integer of the grid (halves to even), saturating at its ends."""
-        steps = np.rint(array.astype(np.float32) / np.float32(self.scale)) + self.zero_point
+        with np.errstate(over="ignore"):  # infinity saturates like every other large number
+            steps = np.rint(array.astype(np.float32) / np.float32(self.scale)) + self.zero_point
         limited: Array = np.clip(steps, self.integers.low, self.integers.high)
         return limited.astype(self.integers.dtype)
 
@@ -96,13 +97,16 @@ def asymmetric(low: float, high: float, integers: IntegerRange = UINT8) -> Grid:
 
 
 def symmetric(low: float, high: float, integers: IntegerRange = UINT8) -> Grid:
-    """Return the grid around zero that spans ``low`` to ``high``; its zero point is the middle.
+    """Return the grid around zero that spans ``low`` to ``high``.
+
+    Its zero point is the middle of the integers, or their smallest one when ``low`` is not below
+    zero: the other half would never be used.
 
     Raises:
         ValueError: The range is not finite or is reversed.
     """
     low, high = _with_zero(low, high)
-    middle = (integers.low + integers.high + 1) // 2
+    middle = integers.low if low == 0.0 else (integers.low + integers.high + 1) // 2
     bound = max(-low, high)
     scale = float(np.float32(bound / (integers.high - middle)))
     if scale < SMALLEST_SCALE:

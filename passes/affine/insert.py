@@ -85,7 +85,7 @@ class Writer:
                 bias = _bias_array(unit)
                 if bias is not None:
                     step = self.grids[unit.inputs[0]].scale
-                    scales = np.maximum(scales, weight_scales(magnitude, bias, step))
+                    scales = np.asarray(np.maximum(scales, weight_scales(magnitude, bias, step)))
             integers = quantize_weight(weight, scales, axis)
             name = value.name or "weight"
             self._weights[value, axis] = (self._constant(name, integers, scales, axis), scales)

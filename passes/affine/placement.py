@@ -41,6 +41,7 @@ class Unit:
         bias_use: The node and position that read the bias: the node itself, or an Add after MatMul.
         absorbed: Activations after it that the grid of the output replaces.
         outputs: The values after all of that.
+        float_output: The node may give float, where nobody needs its integers.
         integer_output: The outputs lie on a grid; else the node gives float.
     """
 
@@ -52,6 +53,7 @@ class Unit:
     bias: ir.Value | None = None
     bias_use: tuple[ir.Node, int] | None = None
     absorbed: tuple[ir.Node, ...] = ()
+    float_output: bool = False
     integer_output: bool = True
 
     @property
@@ -112,6 +114,7 @@ def place(
     unusable: Mapping[ir.Value, str] | None = None,
     *,
     opset: int | None = None,
+    symmetric: bool = False,
 ) -> Placement:
     """Decide which nodes of the main graph run on integers.
 
@@ -120,8 +123,10 @@ def place(
         selection: Nodes that may be chosen.
         unusable: Values that cannot lie on a grid, e.g. because they were never computed, and why.
         opset: Plan as if the model had this opset; None: its own.
+        symmetric: Grids will have zero in their middle unless all values are positive.
     """
     planner = _Planner(model, selection, unusable or {}, opset or g.opset(model))
+    planner.symmetric = symmetric
     plan = Placement(skipped=planner.skipped)
     plan.units = _with_use(list(planner.forward()))
     plan.skipped += _elsewhere(model, selection, planner.opset)
@@ -143,6 +148,7 @@ class _Planner:
         self.selection = selection
         self.unusable = unusable
         self.skipped: list[Skip] = []
+        self.symmetric = False
         self.merged: set[ir.Node] = set()
         self.available: set[ir.Value] = set()
 
@@ -179,7 +185,7 @@ class _Planner:
 
     def _blocked(self, unit: Unit) -> str:
         needed = [unit.weight, *unit.inputs]
-        if not unit.row.float_output:
+        if not unit.float_output:
             needed += unit.outputs
         return next((self.unusable[value] for value in needed if value in self.unusable), "")
 
@@ -197,17 +203,30 @@ class _Planner:
                 follower, position = added
                 bias, use, output = follower.inputs[position], added, follower.outputs[0]
         absorbed, output = self._absorb(output)
-        return Unit(node, row, (x,), (output,), (), bias, use, absorbed)
+        floats = row.float_output and (use is not None or not _becomes_gemm(node))
+        return Unit(node, row, (x,), (output,), (), bias, use, absorbed, floats)
 
     def _absorb(self, value: ir.Value) -> tuple[tuple[ir.Node, ...], ir.Value]:
         """Follow Relu and Clip as long as they are the value's only user."""
         absorbed: list[ir.Node] = []
         while True:
             user = _only_user(value)
-            if user is None or user in self.merged or not _absorbable(user, self.graph):
+            if user is None or user in self.merged or not self._absorbable(user):
                 return tuple(absorbed), value
             absorbed.append(user)
             value = user.outputs[0]
+
+    def _absorbable(self, node: ir.Node) -> bool:
+        """Tell whether cutting off at the ends of a grid does all that the activation does."""
+        if node.graph is not self.graph or not g.is_op(node, *ABSORBED_ACTIVATIONS):
+            return False
+        if node.op_type == "Relu":
+            return True
+        low = _bound(node, 1, "min", -np.inf)
+        high = _bound(node, 2, "max", np.inf)
+        if low is None or high is None or not low <= 0.0 <= high:
+            return False
+        return not self.symmetric or low in {0.0, -high}
 
     def _follower(self, node: ir.Node) -> Unit | None:
         """Offer a node without weight if integers flow in on every activation input."""
@@ -318,24 +337,38 @@ def _bias_add(node: ir.Node) -> tuple[ir.Node, int] | None:
     tensor, weight = g.constant(user.inputs[position]), g.constant(node.inputs[1])
     if tensor is None or weight is None:
         return None
-    shape = tuple(tensor.shape.numpy())
-    return (user, position) if shape == (weight.shape.numpy()[-1],) else None
+    shape, rank = tuple(tensor.shape.numpy()), _rank(node.inputs[0])
+    if shape[-1:] != (weight.shape.numpy()[-1],) or tensor.size != shape[-1]:
+        return None
+    return (user, position) if len(shape) == 1 or len(shape) <= rank else None
+
+
+def _becomes_gemm(node: ir.Node) -> bool:
+    """Tell whether onnxruntime may join MatMul and the Add after it to a Gemm that stays float.
+
+    It does so before it looks for integers, and a Gemm whose third input is float is not fused.
+    Rounding the product of the two to 8 bits keeps them apart.
+    """
+    return (
+        g.is_op(node, "MatMul")
+        and g.is_op(_only_user(node.outputs[0]), "Add")
+        and (_rank(node.inputs[0]) < 3 or any(_rank(v) < 2 for v in _only_inputs(node)))
+    )
+
+
+def _only_inputs(node: ir.Node) -> list[ir.Value | None]:
+    user = _only_user(node.outputs[0])
+    return [] if user is None else [v for v in user.inputs if v is not node.outputs[0]]
+
+
+def _rank(value: ir.Value | None) -> int:
+    """Return the number of axes; 0 when it is not known."""
+    return 0 if value is None or value.shape is None else len(value.shape)
 
 
 def _only_user(value: ir.Value) -> ir.Node | None:
     uses = tuple(value.uses())
     return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
-
-
-def _absorbable(node: ir.Node, graph: ir.Graph) -> bool:
-    """Tell whether cutting off at the ends of a grid does all that the activation does."""
-    if node.graph is not graph or not g.is_op(node, *ABSORBED_ACTIVATIONS):
-        return False
-    if node.op_type == "Relu":
-        return True
-    low = _bound(node, 1, "min", -np.inf)
-    high = _bound(node, 2, "max", np.inf)
-    return low is not None and high is not None and low <= 0.0 <= high
 
 
 def _bound(node: ir.Node, position: int, attribute: str, missing: float) -> float | None:
@@ -379,7 +412,7 @@ def _with_use(units: list[Unit]) -> list[Unit]:
     kept = []
     for unit in reversed(units):
         wanted = any(v in read for v in unit.outputs)
-        unit.integer_output = wanted or not unit.row.float_output
+        unit.integer_output = wanted or not unit.float_output
         if unit.row.role is Role.WEIGHTED or unit.row.shrinks or wanted:
             read.update(unit.inputs)
             kept.append(unit)

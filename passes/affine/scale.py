@@ -50,7 +50,7 @@ def weight_scales(magnitude: Array, bias: Array | None = None, input_scale: floa
         scales = np.maximum(scales, need if magnitude.ndim else need.max())
     # A channel of zeros: any scale is exact.
     scales = np.where(scales == 0.0, 1.0, np.maximum(scales, SMALLEST_SCALE))
-    return scales.astype(np.float32)
+    return np.asarray(scales, np.float32)
 
 
 def quantize_weight(weight: Array, scales: Array, axis: int | None) -> Array:
@@ -84,7 +84,7 @@ def _rounded(block: Array, step: Array) -> Array:
 
 def bias_scales(weight_scale: Array, input_scale: float) -> Array:
     """Return the step of the bias: float32 (channels,) or shape ()."""
-    return (weight_scale * np.float32(input_scale)).astype(np.float32)
+    return np.asarray(weight_scale * np.float32(input_scale), np.float32)
 
 
 def quantize_bias(bias: Array, scales: Array) -> Array:
