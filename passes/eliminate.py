@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 PUBLIC = "its output and its input are both public or belong to different graphs"
 _TO_THE_END = (1 << 31) - 1
+_MOST_ROUNDS = 8
 _LONGEST_CHAIN = 8  # views looked through; a bound keeps the pass linear
 
 
@@ -42,7 +43,12 @@ class Eliminate(Pass):
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Remove what computes nothing."""
         work = Work(model, context, Selection(self.include, self.exclude))
-        eliminate(work)
+        for _ in range(_MOST_ROUNDS):
+            before = work.edits
+            eliminate(work)
+            if work.edits == before:
+                break
+            work.forget_facts()
         return work.outcome()
 
 

@@ -78,14 +78,15 @@ class FoldConstants(Pass):
 
 def fold_constants(work: Work) -> None:
     """Replace what is constant by its value; the body of the pass, used by ``simplify`` too."""
-    work.sweep(RULES)
     for _ in range(_MOST_ROUNDS):
-        found = _foldable(work)
         before = work.edits
+        work.sweep(RULES)
+        found = _foldable(work)
         _commit_all(work, _clusters(work, found), found)
         work.finish()
         if work.edits == before:
             return
+        work.forget_facts()
 
 
 # Shape vectors with parts that only the run knows

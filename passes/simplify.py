@@ -45,6 +45,7 @@ class Simplify(Pass):
         seen: set[bytes] = set()
         for _ in range(MOST_ROUNDS):
             before = work.edits
+            work.forget_facts()
             for part in _PARTS:
                 part(work)
             if work.edits == before:

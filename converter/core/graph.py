@@ -171,8 +171,8 @@ def redirect(old: ir.Value, new: ir.Value) -> bool:
 
 def _inherit(new: ir.Value, old: ir.Value) -> None:
     """Move type, shape and metadata of a graph output along: they are part of the signature."""
-    new.type = old.type if old.type is not None else new.type
-    new.shape = old.shape if old.shape is not None else new.shape
+    new.type = old.type
+    new.shape = old.shape
     new.doc_string = old.doc_string or new.doc_string
     new.metadata_props.update(old.metadata_props)
     new.meta.update(old.meta)

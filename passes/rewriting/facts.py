@@ -114,7 +114,9 @@ class Facts:
             return _constant_fact(tensor)
         dims: Dims | None = None
         if value in self._enforced and value.shape is not None:
-            dims = tuple(d if isinstance(d, int) else Dim() for d in value.shape)
+            # Some exporters write -1 for a dynamic dimension.
+            sizes = [d if isinstance(d, int) and d >= 0 else Dim() for d in value.shape]
+            dims = tuple(sizes)
         return Fact(value.dtype if isinstance(value.type, ir.TensorType) else None, dims)
 
     def _apply(self, node: ir.Node) -> None:

@@ -141,6 +141,10 @@ class Work:
         opsets = {graph: scope.opset for graph, scope in self.scopes.items()}
         return Facts(set(self.model.graph.inputs), opsets)
 
+    def forget_facts(self) -> None:
+        """Derive facts anew: rewrites never make one wrong, but more may be certain now."""
+        self.__dict__.pop("facts", None)
+
     @cached_property
     def _shadowed(self) -> set[str]:
         """Names with more than one meaning: uses may not be moved onto them across graphs."""
