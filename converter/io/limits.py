@@ -45,6 +45,7 @@ class LoadLimits:
         depth: Nesting of sub-graphs.
         attribute_bytes: One string or list of an attribute.
         name_length: Bytes of one name.
+        dense_bytes: A sparse tensor written out.
         rank: Dimensions of one tensor.
     """
 
@@ -57,12 +58,16 @@ class LoadLimits:
     depth: int = 64
     attribute_bytes: int = 1 << 30
     name_length: int = 1 << 16
+    dense_bytes: int = 2 << 30
     rank: int = 64
+
+
+DEFAULT_LIMITS = LoadLimits()
 
 
 def open_model(
     path: str | os.PathLike[str],
-    limits: LoadLimits = LoadLimits(),
+    limits: LoadLimits = DEFAULT_LIMITS,
     allow_links: bool = False,  # noqa: FBT001, FBT002 - part of the agreed signature
 ) -> FileHandle:
     """Open the model file that the user named.
@@ -109,7 +114,7 @@ def open_beside(
     location: str,
     *,
     allow_links: bool = False,
-    limits: LoadLimits = LoadLimits(),
+    limits: LoadLimits = DEFAULT_LIMITS,
 ) -> FileHandle:
     """Open the external data file that a model refers to, below the model's folder.
 
@@ -127,7 +132,7 @@ def open_beside(
         ModelError: The file is missing or cannot be read.
         LimitExceededError: The file is larger than all tensors together may be, or it is a hole.
     """
-    parts = _components(location)
+    parts = check_location(location)
     folders = [folder] if isinstance(folder, (str, os.PathLike)) else list(folder)
     roots = [Path(each).absolute() for each in folders]
     for root in roots[:-1]:
@@ -158,7 +163,7 @@ class DataFiles:
         path: str | os.PathLike[str],
         *,
         allow_links: bool = False,
-        limits: LoadLimits = LoadLimits(),
+        limits: LoadLimits = DEFAULT_LIMITS,
     ) -> None:
         self._folders = data_folders(path)
         self._allow_links = allow_links
@@ -179,6 +184,8 @@ class DataFiles:
 def quoted(text: str, length: int = 200) -> str:
     """Return text of a file as one safe line for messages: escaped, in quotes, shortened."""
     shown = text if len(text) <= length else text[:length] + "..."
+    if shown.isascii() and shown.isprintable() and "\\" not in shown:
+        return f"'{shown}'"
     return "'" + shown.encode("unicode_escape", "backslashreplace").decode("ascii") + "'"
 
 
@@ -186,8 +193,12 @@ class _MissingError(Exception):
     """There is no file of this name below this folder."""
 
 
-def _components(location: str) -> list[str]:
-    """Split a location into names below the folder, or refuse it."""
+def check_location(location: str) -> list[str]:
+    """Split the location of external data into names below the model's folder.
+
+    Raises:
+        InvalidModelError: It is no plain relative path.
+    """
     reason = ""
     parts = [part for part in location.split("/") if part not in {"", "."}]
     if not parts:
