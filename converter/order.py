@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 
+REPORTS = (".json", ".html", ".htm")
+
+
 @dataclass(frozen=True)
 class Samples:
     """What samples to take from where; see :func:`converter.data.sources.open_data`.
@@ -97,11 +100,19 @@ def check_target(order: Order) -> None:
     """Refuse a target that cannot be written before any work is done.
 
     Raises:
-        UsageError: The folder is missing or not writable, or the target is the input.
+        UsageError: The folder is missing or not writable, the target is the input, or the suffix
+            of the report says nothing of its form.
     """
     for path, option in ((order.output.target, "OUT"), (order.output.report, "--report")):
         if path is not None:
             _check_writable(path, option)
+    report = order.output.report
+    if report is not None and report.suffix.lower() not in REPORTS:
+        raise UsageError(
+            f"a report cannot be written as {report.suffix or 'a file without a suffix'}",
+            where=f"--report {report}",
+            allowed=" or ".join(f"FILE{suffix}" for suffix in REPORTS),
+        )
     target, source = order.output.target, order.source
     if target is None or not isinstance(source, str | Path) or order.output.in_place:
         return

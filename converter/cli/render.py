@@ -70,7 +70,7 @@ def _conversion(console: Console, report: Data) -> None:
     console.print(
         _text(f"{name}{arrow}", "bold"),
         _text(f"  {status}", _STATUS_STYLE.get(status, "bold red")),
-        _warning(report),
+        _warning(report["data"] or {}),
         sep="",
     )
     if report["error"]:
@@ -152,13 +152,14 @@ def _notes(console: Console, notes: Sequence[str]) -> None:
 
 
 def _verdict(console: Console, verdict: Data) -> None:
-    passed = verdict["passed"]
+    status = _text("  budget missed or outputs broken", "bold red")
+    if verdict["passed"]:
+        status = _text("  inside all budgets" if verdict["checks"] else "", "bold green")
     console.print(
-        _text("inside all budgets" if verdict["checks"] and passed else "")
-        if passed
-        else _text("budget missed or outputs broken", "bold red"),
-        _text(f"{t.plural(verdict['samples'], 'sample')} of {verdict['data']}"),
+        _text(f"{t.plural(verdict['samples'], 'sample')} of {verdict['data']}", "bold"),
+        status,
         _warning(verdict),
+        sep="",
     )
     _comparison(console, summary.verdict_sizes(verdict), verdict)
     _notes(console, verdict["notes"])

@@ -126,7 +126,7 @@ def _head(report: Data, title: str) -> str:
     status = report["status"]
     kind = _STATUS.get(status, _BAD)
     lines = [f"<h1>{_safe(title)}</h1>\n"]
-    warning = summary.made_up(report)
+    warning = summary.made_up(report["data"] or {})
     extra = f' <span class="badge warn">{_safe(warning)}</span>' if warning else ""
     lines.append(f'<p><span class="badge {kind}">{_safe(status)}</span>{extra}</p>\n')
     if report["error"]:

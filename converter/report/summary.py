@@ -105,9 +105,12 @@ def notes(report: Data) -> list[str]:
     return list(dict.fromkeys(found))
 
 
-def made_up(report: Data) -> str:
-    """Return a warning when no real samples were used, else an empty text."""
-    data = report.get("data") or report.get("verdict") or {}
+def made_up(data: Data) -> str:
+    """Return a warning when no real samples were used, else an empty text.
+
+    Args:
+        data: What says whether samples were ``synthetic``: the data of a report, or a verdict.
+    """
     return "compared on MADE-UP inputs" if data.get("synthetic") else ""
 
 

@@ -56,7 +56,7 @@ def test_recipe_json_and_html(tmp_path: Path) -> None:
 def test_a_copy_without_data_says_that_samples_are_made_up(tmp_path: Path) -> None:
     done = convert(MODEL, tmp_path / "copy.onnx", "--no-provenance")
     assert done.returncode == 0, done.stderr
-    assert "MADE UP" in done.stdout
+    assert "MADE-UP" in done.stdout
     quiet = convert(MODEL, tmp_path / "copy.onnx", "--quiet", "--no-verify")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
 
@@ -151,7 +151,7 @@ def test_a_model_named_like_a_command(tmp_path: Path) -> None:
         ([MODEL, "out.onnx", "--passes", "quantize"], 5, "--data"),
         ([MODEL, "out.onnx", "--data", "missing.npz"], 5, "missing.npz"),
         ([MODEL, "out.onnx", "--data", "text.npz"], 5, "text.npz"),
-        ([MODEL, "out.onnx", "--data", "empty_array.npz"], 5, "image"),
+        ([MODEL, "out.onnx", "--data", "empty_array.npz"], 5, "no samples"),
         ([MODEL, "out.onnx", "--data", "wrong_name.npz"], 5, "picture"),
         ([MODEL, "out.onnx", "--data", "wrong_shape.npz"], 5, "image"),
         ([MODEL, "out.onnx", "--data", "wrong_type.npz"], 5, "image"),

@@ -27,7 +27,7 @@ def check(text: str) -> None:
 def test_conversion() -> None:
     text = render("conversion", report().to_dict())
     check(text)
-    for expected in ("size", "0.26x", "identities removed 3", "FAILED", "Left alone", "MADE UP"):
+    for expected in ("size", "0.26x", "identities removed 3", "FAILED", "Left alone", "MADE-UP"):
         assert expected in text
 
 

@@ -84,7 +84,7 @@ def test_html_is_well_formed_alone_and_escaped() -> None:
     assert "\x1b" not in text
     assert "\u202e" not in text
     assert "prefers-color-scheme: dark" in text
-    for words in ("10.2 MB", "identities removed 3", "its input is no constant", "MADE UP"):
+    for words in ("10.2 MB", "identities removed 3", "its input is no constant", "MADE-UP"):
         assert words in text
 
 
