@@ -53,6 +53,7 @@ class Writer:
         self._front: list[ir.Node] = []
         self._parameters: dict[int, tuple[ir.Value, ir.Value]] = {}
         self._on_grid: dict[ir.Value, ir.Value] = {}
+        self._zero_points: dict[tuple[int, ...], ir.Value] = {}
         self._weights: dict[WeightKey, tuple[ir.Value, Array]] = {}
 
     def write(self, units: Sequence[Unit]) -> None:
@@ -173,12 +174,18 @@ class Writer:
             self._initializer(f"{name}_scale", scales),
         ]
         if integers.dtype == INT8_SYMMETRIC.dtype:
-            zeros = np.zeros(scales.shape, integers.dtype)
-            inputs.append(self._initializer(f"{name}_zero_point", zeros))
+            inputs.append(self._zeros(scales.shape))
         output = self._float(f"{name}_dequantized", ir.Shape(integers.shape))
         attributes = {} if axis is None else {"axis": axis}
         self._front.append(self._node("DequantizeLinear", inputs, output, attributes))
         return output
+
+    def _zeros(self, shape: tuple[int, ...]) -> ir.Value:
+        """Return the zero points of a weight: one initializer for all weights of that width."""
+        if shape not in self._zero_points:
+            zeros = np.zeros(shape, INT8_SYMMETRIC.dtype)
+            self._zero_points[shape] = self._initializer("weight_zero_point", zeros)
+        return self._zero_points[shape]
 
     def _replace_constant(self, node: ir.Node, position: int) -> None:
         """Store a constant operand of a follower on a grid of its own."""
@@ -201,14 +208,16 @@ class Writer:
         attributes: Mapping[str, int] | None = None,
     ) -> ir.Node:
         name = self._names.fresh(f"{output.name}_{op_type}")
-        return ir.node(op_type, inputs, attributes, outputs=[output], name=name)
+        given = [ir.AttrInt64(key, value) for key, value in (attributes or {}).items()]
+        return ir.Node("", op_type, inputs, given, outputs=[output], name=name)
 
     def _float(self, name: str, shape: ir.Shape | None) -> ir.Value:
         kind = ir.TensorType(ir.DataType.FLOAT)
         return ir.Value(name=self._names.fresh(name), type=kind, shape=shape)
 
     def _initializer(self, name: str, array: Array) -> ir.Value:
-        return g.add_initializer(self.graph, self._names.fresh(name), array)
+        # Built directly: the constructors that inspect what they are given cost half the pass.
+        return g.add_initializer(self.graph, self._names.fresh(name), ir.Tensor(array))
 
     def _drop_unused(self, values: Iterable[ir.Value]) -> None:
         """Remove the float constants that nobody reads any more."""

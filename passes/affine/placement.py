@@ -20,12 +20,17 @@ from converter.core.select import Selection
 from converter.ops.quantizable import (
     ABSORBED_ACTIVATIONS,
     QUANTIZABLE,
-    QUANTIZING_OPS,
     QuantizableOp,
     Role,
 )
-
-_GELU_DEPTH = 3
+from passes.affine.eligible import (
+    becomes_gemm,
+    bias_add,
+    bound,
+    only_user,
+    refusal,
+    usable_constant,
+)
 
 
 @dataclass(eq=False)
@@ -172,7 +177,7 @@ class _Planner:
             row = QUANTIZABLE.find(node.domain, node.op_type, self.opset)
             if row is None or row.role is not Role.WEIGHTED or node not in self.selection:
                 continue
-            offer: Unit | str = _refusal(node, row) or self._merge(node, row)
+            offer: Unit | str = refusal(node, row) or self._merge(node, row)
             if isinstance(offer, Unit):
                 offer = _bias_refusal(offer) or self._blocked(offer) or offer
             if isinstance(offer, str):
@@ -198,19 +203,19 @@ class _Planner:
             use = (node, row.bias) if bias is not None else None
         output = node.outputs[0]
         if row.bias is None:
-            added = _bias_add(node)
+            added = bias_add(node)
             if added is not None:
                 follower, position = added
                 bias, use, output = follower.inputs[position], added, follower.outputs[0]
         absorbed, output = self._absorb(output)
-        floats = row.float_output and (use is not None or not _becomes_gemm(node))
+        floats = row.float_output and (use is not None or not becomes_gemm(node))
         return Unit(node, row, (x,), (output,), (), bias, use, absorbed, floats)
 
     def _absorb(self, value: ir.Value) -> tuple[tuple[ir.Node, ...], ir.Value]:
         """Follow Relu and Clip as long as they are the value's only user."""
         absorbed: list[ir.Node] = []
         while True:
-            user = _only_user(value)
+            user = only_user(value)
             if user is None or user in self.merged or not self._absorbable(user):
                 return tuple(absorbed), value
             absorbed.append(user)
@@ -222,8 +227,8 @@ class _Planner:
             return False
         if node.op_type == "Relu":
             return True
-        low = _bound(node, 1, "min", -np.inf)
-        high = _bound(node, 2, "max", np.inf)
+        low = bound(node, 1, "min", -np.inf)
+        high = bound(node, 2, "max", np.inf)
         if low is None or high is None or not low <= 0.0 <= high:
             return False
         return not self.symmetric or low in {0.0, -high}
@@ -235,7 +240,7 @@ class _Planner:
             return None
         positions = row.activations or tuple(range(len(node.inputs)))
         values = [node.inputs[i] if i < len(node.inputs) else None for i in positions]
-        constants = tuple(i for i, v in zip(positions, values, strict=True) if _usable_constant(v))
+        constants = tuple(i for i, v in zip(positions, values, strict=True) if usable_constant(v))
         if constants and not row.constant_input:
             return None
         inputs = tuple(
@@ -269,50 +274,6 @@ class _Planner:
         return Unit(node, row, inputs, outputs, constants, None, None, absorbed)
 
 
-def _refusal(node: ir.Node, row: QuantizableOp) -> str:
-    """Say why a weighted node stays as it is; "" when it need not."""
-    weight = node.inputs[row.weight] if row.weight is not None else None
-    x = node.inputs[0]
-    if x is None or weight is None:
-        return "an input is missing"
-    if _touches_integers(node, x, weight):
-        return "already quantized"
-    return _weight_refusal(weight, row) or _form_refusal(node, x, row)
-
-
-def _touches_integers(node: ir.Node, x: ir.Value, weight: ir.Value) -> bool:
-    makers = (x.producer(), weight.producer())
-    return any(g.is_op(maker, *QUANTIZING_OPS) for maker in makers) or any(
-        g.is_op(user, "QuantizeLinear") for user in node.outputs[0].consumers()
-    )
-
-
-def _weight_refusal(weight: ir.Value, row: QuantizableOp) -> str:
-    tensor = g.constant(weight)
-    if tensor is None:
-        overridable = weight.is_graph_input() and weight.is_initializer()
-        return (
-            "the weight can be overridden by the caller"
-            if overridable
-            else "the weight is not constant"
-        )
-    if tensor.dtype != ir.DataType.FLOAT:
-        return f"the weight is {tensor.dtype.name.lower()}, not float32"
-    if (row.weight_ranks and len(tensor.shape) not in row.weight_ranks) or tensor.size == 0:
-        return "the shape of the weight is not fused by onnxruntime"
-    return ""
-
-
-def _form_refusal(node: ir.Node, x: ir.Value, row: QuantizableOp) -> str:
-    if g.constant(x) is not None:
-        return "both inputs are constant"
-    if not row.accepts(node):
-        return "its attributes are not fused by onnxruntime"
-    if row.float_output and _after_gelu(x):
-        return "its input comes from GELU, whose range 8 bits cannot hold"
-    return ""
-
-
 def _bias_refusal(unit: Unit) -> str:
     if unit.bias is None:
         return ""
@@ -326,84 +287,6 @@ def _bias_refusal(unit: Unit) -> str:
     if tensor.dtype != ir.DataType.FLOAT or not fits:
         return "the bias is not float32 with one number per channel"
     return ""
-
-
-def _bias_add(node: ir.Node) -> tuple[ir.Node, int] | None:
-    """Return the Add of a constant vector that is the only user of a MatMul, and its position."""
-    user, output = _only_user(node.outputs[0]), node.outputs[0]
-    if not g.is_op(user, "Add") or user is None or user.graph is not node.graph:
-        return None
-    position = 1 if user.inputs[0] is output else 0
-    tensor, weight = g.constant(user.inputs[position]), g.constant(node.inputs[1])
-    if tensor is None or weight is None:
-        return None
-    shape, rank = tuple(tensor.shape.numpy()), _rank(node.inputs[0])
-    if shape[-1:] != (weight.shape.numpy()[-1],) or tensor.size != shape[-1]:
-        return None
-    return (user, position) if len(shape) == 1 or len(shape) <= rank else None
-
-
-def _becomes_gemm(node: ir.Node) -> bool:
-    """Tell whether onnxruntime may join MatMul and the Add after it to a Gemm that stays float.
-
-    It does so before it looks for integers, and a Gemm whose third input is float is not fused.
-    Rounding the product of the two to 8 bits keeps them apart.
-    """
-    return (
-        g.is_op(node, "MatMul")
-        and g.is_op(_only_user(node.outputs[0]), "Add")
-        and (_rank(node.inputs[0]) < 3 or any(_rank(v) < 2 for v in _only_inputs(node)))
-    )
-
-
-def _only_inputs(node: ir.Node) -> list[ir.Value | None]:
-    user = _only_user(node.outputs[0])
-    return [] if user is None else [v for v in user.inputs if v is not node.outputs[0]]
-
-
-def _rank(value: ir.Value | None) -> int:
-    """Return the number of axes; 0 when it is not known."""
-    return 0 if value is None or value.shape is None else len(value.shape)
-
-
-def _only_user(value: ir.Value) -> ir.Node | None:
-    uses = tuple(value.uses())
-    return uses[0].node if len(uses) == 1 and not value.is_graph_output() else None
-
-
-def _bound(node: ir.Node, position: int, attribute: str, missing: float) -> float | None:
-    """Read a bound of Clip from its attribute (to opset 10) or its input; None if not constant."""
-    if attribute in node.attributes:
-        return node.attributes.get_float(attribute, missing)
-    value = node.inputs[position] if len(node.inputs) > position else None
-    if value is None:
-        return missing
-    array = g.constant_array(value)
-    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
-
-
-def _usable_constant(value: ir.Value | None) -> bool:
-    tensor = g.constant(value)
-    if tensor is None or tensor.dtype != ir.DataType.FLOAT or tensor.size == 0:
-        return False
-    return bool(np.isfinite(tensor.numpy()).all())
-
-
-def _after_gelu(value: ir.Value) -> bool:
-    """Tell whether GELU made the value: one node, or a product with 1 + erf(..) or 1 + tanh(..)."""
-    node = value.producer()
-    if g.is_op(node, "Gelu"):
-        return True
-    if node is None or not g.is_op(node, "Mul"):
-        return False
-    front = [node]
-    for _ in range(_GELU_DEPTH):
-        front = [p for n in front for p in n.predecessors() if g.is_op(p, "Mul", "Add")]
-        if any(
-            g.is_op(p, "Erf", "Tanh") for n in front if n.op_type == "Add" for p in n.predecessors()
-        ):
-            return True
-    return False
 
 
 def _with_use(units: list[Unit]) -> list[Unit]:
