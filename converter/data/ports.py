@@ -99,7 +99,8 @@ def _dim(dim: Any) -> Dim:
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """Say which known names are near, as a hint; empty when none is."""
-    found = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    names = {each.lower(): each for each in known}
+    found = [names[n] for n in difflib.get_close_matches(name.lower(), names, n=3, cutoff=0.5)]
     return f"did you mean {' or '.join(map(repr, found))}?" if found else ""
 
 

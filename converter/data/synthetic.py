@@ -112,7 +112,8 @@ def make_synthetic(
     """Make up samples for a model.
 
     Dynamic dimensions become: the batch size on axis 0, 224 for the height and width of images,
-    512 for the length of a (batch, length) signal, else 8; dimensions of one name get one size, and a name such as ``past + 1`` is a sum.
+    512 for the length of a (batch, length) signal, else 8; dimensions of one name get one size,
+    and a name such as ``past + 1`` is a sum.
 
     Raises:
         LimitExceededError: The inputs alone would exceed a gibibyte.

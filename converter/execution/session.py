@@ -116,9 +116,10 @@ class Session:
             ModelError: The run failed.
         """
         names = [node.name for node in self.outputs] if outputs is None else list(outputs)
+        feed = {n: np.asarray(v) if isinstance(v, np.generic) else v for n, v in feed.items()}
         try:
             if self._plain(feed, names):
-                return dict(zip(names, self._session.run(names, dict(feed)), strict=True))
+                return dict(zip(names, self._session.run(names, feed), strict=True))
             return self._run_small(feed, names)
         except foreign_errors() as error:
             raise _failed(error, self.path) from error

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import onnx
+from google.protobuf.message import DecodeError
 
-from converter.errors import FormatError, ModelError
+from converter.errors import FormatError
+from converter.io import wire
+from converter.io.limits import open_model
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,7 @@ def measure_size(path: Path) -> Size:
         FormatError: The file is no ONNX model.
         ModelError: A file is missing.
     """
-    try:
-        proto = onnx.load(str(path), load_external_data=False)
-    except OSError as error:
-        raise ModelError(f"the model cannot be read: {error.strerror}", where=str(path)) from error
-    except ValueError as error:  # what protobuf raises on bytes that are no message
-        raise FormatError("the file is no ONNX model", where=str(path)) from error
-    return _measure(proto, path)
-
-
-def _measure(proto: onnx.ModelProto, path: Path) -> Size:
+    proto, inside = read_structure(path)
     nodes = parameters = 0
     locations: set[str] = set()
     graphs = list(_graphs(proto))
@@ -54,8 +48,26 @@ def _measure(proto: onnx.ModelProto, path: Path) -> Size:
             parameters += math.prod(tensor.dims)
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             locations |= {e.value for e in tensor.external_data if e.key == "location"}
-    files = [path, *(path.parent / location for location in sorted(locations))]
+    files = [path, *(path.parent / location for location in sorted(locations - inside))]
     return Size(sum(f.stat().st_size for f in files if f.is_file()), nodes, parameters)
+
+
+def read_structure(path: Path) -> tuple[onnx.ModelProto, frozenset[str]]:
+    """Read a model without its large tensors.
+
+    Returns:
+        The model, in which tensors that stayed in the file are external at a made-up location;
+        and the set of these locations.
+
+    Raises:
+        FormatError: The file is no ONNX model.
+        ModelError: The file is missing or not readable.
+    """
+    scan = wire.scan(open_model(path))
+    try:
+        return onnx.ModelProto.FromString(scan.skeleton), frozenset(scan.places)
+    except DecodeError as error:
+        raise FormatError("the file is no ONNX model", where=str(path)) from error
 
 
 Scope = onnx.GraphProto | onnx.FunctionProto

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import onnx
 
+from converter.measure.size import read_structure
+
 RANDOM_OPERATORS = frozenset(
     {
         "RandomNormal",
@@ -25,7 +27,7 @@ def random_outputs(path: Path) -> dict[str, str]:
 
     A seed attribute changes nothing: two runs of one session give different numbers all the same.
     """
-    model = onnx.load(str(path), load_external_data=False)
+    model, _ = read_structure(path)
     functions = {(f.domain, f.name): f for f in model.functions}
     random = _random_functions(functions)
     tainted = _spread(model.graph.node, random, {}, _constants(model.graph))
