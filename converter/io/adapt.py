@@ -298,6 +298,7 @@ class Adapter:
         proto.ClearField("sparse_tensor")
         proto.name, proto.type = "value", onnx.AttributeProto.TENSOR
         self._bulk.place(proto.t, dense)
+        self.notes.append("a sparse constant was made dense")
 
     def _type_attribute(self, proto: onnx.AttributeProto, node: onnx.NodeProto | None) -> None:
         types = [proto.tp] if proto.HasField("tp") else list(proto.type_protos)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -50,9 +53,10 @@ def load_onnx(
     validate(proto, limits)
     bulk = Bulk(handle, places, DataFiles(path, allow_links=allow_links, limits=limits), limits)
     adapter = Adapter(bulk)
-    adapter.prepare(proto)
-    model = _to_ir(proto, path)
-    adapter.settle(model)
+    with _no_collection():
+        adapter.prepare(proto)
+        model = _to_ir(proto, path)
+        adapter.settle(model)
     if _sort(model):
         adapter.notes.append("nodes were not in topological order and were sorted")
     model.meta[meta.PATH] = str(path)
@@ -83,6 +87,18 @@ def _parse(
             where=quoted(shown),
             hint="download or export the model again",
         ) from error
+
+
+@contextmanager
+def _no_collection() -> Iterator[None]:
+    """Keep Python from looking for cycles while a million objects are made that all stay."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _to_ir(proto: onnx.ModelProto, path: Path) -> ir.Model:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import PurePath
+from typing import Any
 
 import numpy as np
 import onnx
 from google.protobuf import json_format, text_format
+from onnx import numpy_helper
 
 from converter.errors import ConverterError, FormatError, LimitExceededError, UsageError
 from converter.io.limits import quoted
@@ -88,7 +90,7 @@ def render(proto: onnx.ModelProto, form: str) -> str:
 def _check_lossless(proto: onnx.ModelProto, rendered: str) -> None:
     """ONNX's own printer rounds numbers and leaves fields out."""
     try:
-        same = parse(rendered.encode(), "onnxtxt", "") == proto
+        same = _normal(parse(rendered.encode(), "onnxtxt", "")) == _normal(proto)
     except ConverterError:
         same = False
     if not same:
@@ -97,6 +99,25 @@ def _check_lossless(proto: onnx.ModelProto, rendered: str) -> None:
             allowed="graphs whose weights and metadata survive printing",
             hint="write .json or .textproto instead",
         )
+
+
+def _normal(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy with tensors as raw data and without empty text."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(proto)
+    stack: list[Any] = [copy]
+    while stack:
+        message = stack.pop()
+        if isinstance(message, onnx.TensorProto) and message.data_type != onnx.TensorProto.STRING:
+            message.raw_data = numpy_helper.from_array(numpy_helper.to_array(message)).raw_data
+            for name in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+                message.ClearField(name)
+        for field, content in message.ListFields():
+            if field.message_type is not None:
+                stack.extend(content if field.is_repeated else [content])
+            elif not content and field.type == field.TYPE_STRING:
+                message.ClearField(field.name)
+    return copy
 
 
 def _check_nesting(data: bytes, path: str) -> None:
