@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from converter import __version__
+import converter
 
 
 class Check(enum.StrEnum):
@@ -42,7 +42,7 @@ def _finite(value: float | None) -> float | None:
 
 def _version(value: bool) -> bool:  # noqa: FBT001 - the shape of a callback
     if value:
-        typer.echo(f"onnxpress {__version__}")
+        typer.echo(f"onnxpress {converter.__version__}")
         raise typer.Exit
     return value
 

@@ -16,7 +16,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.core import params
+from converter.core import params, values
 from converter.core.contract import Pass
 from converter.core.params import Param
 
@@ -250,7 +250,7 @@ def _param(call: ast.expr, module: _Module) -> Param:
 
 
 def _default(value: ast.expr, module: _Module) -> str:
-    return params.default_text(_literal(value, module))
+    return values.default_text(_literal(value, module))
 
 
 def _literal(value: ast.expr | None, module: _Module) -> Any:
@@ -294,7 +294,7 @@ def _is_subscript(node: ast.expr, name: str) -> bool:
 
 
 def _kind(node: Any, module: _Module) -> str:
-    """The type in the words of :func:`converter.core.params.type_text`."""
+    """The type in the words of :func:`converter.core.values.type_text`."""
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.BitOr):
         return " | ".join(_kind(side, module) for side in (node.left, node.right))
     if isinstance(node, ast.Constant) and node.value is None:
@@ -303,8 +303,8 @@ def _kind(node: Any, module: _Module) -> str:
         return _generic(node, module)
     if not isinstance(node, ast.Name):
         raise NotStaticError(f"type {ast.unparse(node)} is computed")
-    if node.id in params.TYPE_WORDS:
-        return params.TYPE_WORDS[node.id]
+    if node.id in values.TYPE_WORDS:
+        return values.TYPE_WORDS[node.id]
     found = module.resolve(node.id)
     if isinstance(found.node, ast.ClassDef):
         return " | ".join(_members(found).values())
@@ -314,7 +314,7 @@ def _kind(node: Any, module: _Module) -> str:
 def _generic(node: ast.Subscript, module: _Module) -> str:
     items = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if _is_subscript(node, "Literal"):
-        return " | ".join(params.format_value(_literal(item, module)) for item in items)
+        return " | ".join(values.format_value(_literal(item, module)) for item in items)
     if _is_subscript(node, "tuple") and len(items) == 2:
         return f"list of {_kind(items[0], module)}"
     raise NotStaticError(f"type {ast.unparse(node)} is computed")

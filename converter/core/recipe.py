@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from converter.core import params, registry
+from converter.core import params, registry, values
 from converter.core.contract import Pass
 from converter.core.params import Param, Problem
 from converter.errors import RecipeError, UsageError
@@ -149,7 +149,7 @@ def parse_recipe(text: str, *, kind: Literal["toml", "json"] = "toml") -> Recipe
 
 def _from_table(table: Mapping[str, Any]) -> Recipe:
     problems = [
-        Problem(key, "is no key of a recipe", ", ".join(_KEYS), params.nearest(key, _KEYS))
+        Problem(key, "is no key of a recipe", ", ".join(_KEYS), values.nearest(key, _KEYS))
         for key in table
         if key not in _KEYS
     ]
@@ -282,8 +282,8 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(v) for v in value)}]"
     if isinstance(value, bool | float) or type(value) is int:
-        return params.format_value(value)
-    text = params.format_value(value)
+        return values.format_value(value)
+    text = values.format_value(value)
     try:
         text.encode()
     except UnicodeEncodeError as error:

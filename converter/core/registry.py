@@ -14,7 +14,7 @@ from importlib import metadata
 from typing import TYPE_CHECKING
 
 from converter.core.contract import Pass
-from converter.core.params import nearest
+from converter.core.values import nearest
 from converter.errors import UnknownPassError
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from converter.core import params, registry
+from converter.core import params, registry, values
 from converter.core.contract import Pass
 from converter.errors import SpecError, UnknownPassError
 
@@ -134,7 +134,7 @@ class _Reader:
         value = self.quoted() if self.mark == '"' else self.take(_VALUE)
         call.given.setdefault(key, []).append(value)
 
-    def quoted(self) -> params.Quoted:
+    def quoted(self) -> values.Quoted:
         start = self.position
         self.position += 1
         parts: list[str] = []
@@ -152,7 +152,7 @@ class _Reader:
             parts.append(self.mark)
             self.position += 1
         self.position += 1
-        return params.Quoted("".join(parts))
+        return values.Quoted("".join(parts))
 
 
 def parse(text: str, *, find: Finder = registry.get) -> tuple[Pass, ...]:
@@ -234,8 +234,8 @@ def _check_flag(reader: _Reader, call: _Call, kind: type[Pass]) -> None:
 def _fits(kind: type[Pass], field_: params.Field, word: str) -> bool:
     if any(word in field_.type_text for word in ("text", "path", "true")):
         return False  # these take any word, so the word says nothing about what was meant
-    values, _ = params.read_values(kind, {field_.name: word}, text=True)
-    return field_.name in values
+    found, _ = params.read_values(kind, {field_.name: word}, text=True)
+    return field_.name in found
 
 
 def format_pass(pass_: Pass) -> str:
@@ -255,7 +255,7 @@ def format_passes(passes: Iterable[Pass]) -> str:
 
 
 def _format(value: Any) -> str:
-    text = params.format_value(value)
+    text = values.format_value(value)
     if value is not None and (text in _RESERVED or not _PLAIN.fullmatch(text)):
         marked = text.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{marked}"'

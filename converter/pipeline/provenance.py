@@ -8,6 +8,7 @@ from functools import cache
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
+import converter
 from converter.core.graph import META_PREFIX
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ def versions() -> dict[str, str]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             found[name] = "unknown"
+    found["onnxpress"] = converter.__version__  # also where it runs without being installed
     return found
 
 

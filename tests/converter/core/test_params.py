@@ -11,7 +11,8 @@ import pytest
 from sample_passes import Everything, Level, Method, Required
 
 from converter.core import params
-from converter.core.params import Param, Quoted
+from converter.core.params import Param
+from converter.core.values import Quoted
 from converter.errors import ParameterError
 
 
