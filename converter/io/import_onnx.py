@@ -15,7 +15,7 @@ from onnx_ir import serde
 
 from converter.core.graph import graphs, subgraphs
 from converter.core.tensors import FileHandle
-from converter.errors import FormatError, InvalidModelError
+from converter.errors import FormatError, InvalidModelError, ModelError
 from converter.io import meta, sniff, text, wire
 from converter.io.adapt import Adapter
 from converter.io.bulk import Bulk
@@ -43,7 +43,12 @@ def load_onnx(
     """
     path = path.absolute()
     handle = open_model(path, limits, allow_links)
-    proto, places = _parse(handle, path, limits)
+    try:
+        proto, places = _parse(handle, path, limits)
+    except OSError as error:
+        raise ModelError(
+            f"the model file cannot be read: {error.strerror or error}", where=quoted(str(path))
+        ) from error
     if not proto.HasField("graph"):
         raise FormatError(
             "the file holds no ONNX graph, perhaps a model of another framework",
