@@ -97,6 +97,15 @@ class TestPlacement:
         assert outcome.counts["activations_absorbed"] == 3
         assert sqnr(before, model) > 30
 
+    @pytest.mark.parametrize("opset", [13, 18, 19, 21, 22, 23, 24])
+    def test_every_opset_is_fused(self, opset: int) -> None:
+        model = residual()
+        model.graph.opset_imports[""] = opset
+        model.ir_version = 10
+        quantize(model)
+        assert optimised_ops(model)["QLinearConv"] == 3
+        assert "DequantizeLinear" not in optimised_ops(model)
+
     def test_float_constants_are_gone(self) -> None:
         model = residual()
         quantize(model)
