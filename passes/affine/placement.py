@@ -156,6 +156,7 @@ class _Planner:
         self.symmetric = False
         self.merged: set[ir.Node] = set()
         self.available: set[ir.Value] = set()
+        self.integer: set[ir.Value] = set()
 
     def forward(self) -> Iterator[Unit]:
         """Yield every weighted node that can be quantized, and every node that integers reach."""
@@ -163,6 +164,8 @@ class _Planner:
         for unit in weighted.values():
             self.available.update(unit.inputs)
             self.available.update(unit.outputs)
+            if not unit.float_output:
+                self.integer.update(unit.outputs)
         for node in self.graph:
             if node in weighted:
                 yield weighted[node]
@@ -170,7 +173,12 @@ class _Planner:
                 follower = self._follower(node)
                 if follower is not None:
                     self.available.update(follower.outputs)
+                    self.integer.update(self._integer_outputs(follower))
                     yield follower
+
+    def _integer_outputs(self, follower: Unit) -> tuple[ir.Value, ...]:
+        integer = any(value in self.integer for value in follower.inputs)
+        return follower.outputs if integer else ()
 
     def _weighted(self) -> Iterator[tuple[ir.Node, Unit]]:
         for node in self.graph:
@@ -250,11 +258,21 @@ class _Planner:
         )
         if not inputs or len(inputs) + len(constants) < len(positions):
             return None
-        if any(v not in self.available or v in self.unusable for v in inputs):
+        if any(v in self.unusable for v in inputs) or not self._reached(row, inputs):
             return None
         if not row.accepts(node):
             return None
         return self._follower_unit(node, row, inputs, constants)
+
+    def _reached(self, row: QuantizableOp, inputs: tuple[ir.Value, ...]) -> bool:
+        """Tell whether integers flow in on every input.
+
+        Of two operands one is enough if it is integer anyway: rounding the other one costs less
+        than going to float and back.
+        """
+        if all(value in self.available for value in inputs):
+            return True
+        return row.activations == (0, 1) and any(value in self.integer for value in inputs)
 
     def _follower_unit(
         self,

@@ -266,6 +266,24 @@ class TestPlacement:
         assert [v.name for v in model.graph.outputs] == ["r", "y"]
         assert sqnr(before, model) > 30
 
+    def test_one_integer_operand_is_enough(self) -> None:
+        model = support.model_from_text(
+            """g (float[1,4,8,8] x) => (float[1,4,8,8] y) {
+                a = Conv (x, w)
+                t = Tanh (x)
+                s = Add (t, a)
+                r = Relu (s)
+                y = Conv (r, w)
+            }""",
+            w=weights(4, 4, 1, 1),
+        )
+        before = model.clone()
+        quantize(model)
+        found = optimised_ops(model)
+        assert found["QLinearAdd"] == 1
+        assert "Relu" not in found
+        assert sqnr(before, model) > 30
+
     def test_constant_operands_get_a_grid(self) -> None:
         model = support.model_from_text(
             """g (float[1,4,8,8] x) => (float[1,4,8,8] y) {
