@@ -15,6 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from converter.errors import ConverterError
+
 DEFAULT = "convert"
 COMMANDS = ("inspect", "verify", "bench", "passes")
 INTERRUPTED = 130
@@ -29,16 +31,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     program = _program()
     name, rest = split_command(arguments)
     try:
-        return _dispatch(program, name, rest)
+        code = _dispatch(program, name, rest)
     except KeyboardInterrupt:
-        _complain(program, "interrupted", prefix="")
-        return INTERRUPTED
+        code = INTERRUPTED
     except BrokenPipeError:
         silence_stdout()
         return 0
     except Exception as error:  # noqa: BLE001 - the last line of defence: no traceback for users
+        cause = _root(error)
         words = program if name == DEFAULT else f"{program} {name}"
-        return _explain(program, error, debug="--debug" in arguments, words=words)
+        code = INTERRUPTED
+        if not isinstance(cause, KeyboardInterrupt):
+            code = _explain(program, cause, debug="--debug" in arguments, words=words)
+    if code == INTERRUPTED:  # typer catches Ctrl-C too and returns the code
+        _complain(program, "interrupted", prefix="")
+    return code
 
 
 def split_command(arguments: list[str]) -> tuple[str, list[str]]:
@@ -90,10 +97,22 @@ def silence_stdout() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _explain(program: str, error: Exception, *, debug: bool, words: str) -> int:
-    """Print one paragraph about an error and return its exit code."""
-    from converter.errors import ConverterError
+def _root(error: BaseException) -> BaseException:
+    """Find what really stopped the program.
 
+    Ctrl-C and the time limit can strike in the middle of an import, where C code turns them into an
+    ImportError of its own.
+    """
+    current: BaseException | None = error
+    while current is not None:
+        if isinstance(current, ConverterError | KeyboardInterrupt):
+            return current
+        current = current.__cause__ or current.__context__
+    return error
+
+
+def _explain(program: str, error: BaseException, *, debug: bool, words: str) -> int:
+    """Print one paragraph about an error and return its exit code."""
     if debug:
         import traceback
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import enum
 import math
+import numbers
 import re
 import types
 import typing
@@ -101,8 +102,16 @@ def _choices(annotation: Any) -> dict[str, Any]:
 
 
 def _show(value: object) -> str:
-    text = repr(str(value)) if isinstance(value, str) else repr(value)
+    try:
+        text = repr(str(value)) if isinstance(value, str) else repr(value)
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        return f"a {type(value).__name__} too long to show"
     return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
+
+
+def _is_number(value: object, kind: type) -> bool:
+    """Tell whether a value is such a number, of Python or numpy; truth values are none."""
+    return isinstance(value, kind) and not isinstance(value, bool)
 
 
 def _read_bool(value: Any, *, text: bool) -> bool:
@@ -116,7 +125,7 @@ def _read_bool(value: Any, *, text: bool) -> bool:
 def _read_int(value: Any, *, text: bool) -> int:
     if text and isinstance(value, str) and _INTEGER.fullmatch(value):
         return int(value)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if _is_number(value, numbers.Integral):
         return int(value)
     raise ValueRefusedError(f"is {_show(value)}", "an integer")
 
@@ -124,7 +133,7 @@ def _read_int(value: Any, *, text: bool) -> int:
 def _read_float(value: Any, *, text: bool) -> float:
     if text and isinstance(value, str) and _NUMBER.fullmatch(value):
         number = float(value)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
+    elif _is_number(value, numbers.Real):
         try:
             number = float(value)
         except OverflowError:

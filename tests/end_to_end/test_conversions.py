@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
 import support
-from program import CALIBRATION, FIXTURES, MODEL, TEST, convert, refused
+from program import CALIBRATION, FIXTURES, MODEL, ROOT, TEST, convert, refused
 
 from converter.errors import VerificationError
 
@@ -182,3 +187,42 @@ def test_bad_input(tmp_path: Path, arguments: list[object], code: int, words: st
     before = left_behind(tmp_path)
     refused(convert(*arguments, cwd=tmp_path), code, words)
     assert left_behind(tmp_path) == before
+
+
+SLOW = """
+import pathlib, time
+import numpy as np
+def samples():
+    yield {"image": np.zeros((1, 1, 8, 8), np.float32)}
+    pathlib.Path("started").touch()
+    time.sleep(60)
+"""
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    (tmp_path / "slow_data.py").write_text(SLOW)
+    command = [sys.executable, "-m", "converter", MODEL, "out.onnx", "--data", "slow_data:samples"]
+    path = os.pathsep.join((str(ROOT), str(tmp_path)))
+    environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not (tmp_path / "started").exists():
+                assert process.poll() is None, process.communicate()[1]
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=20)
+        finally:
+            process.kill()
+    assert process.returncode == 130
+    assert errors == "python -m converter: interrupted\n"
+    assert left_behind(tmp_path) == ["slow_data.py", "started"]
+
+
+def test_a_time_limit_stops_with_its_own_words(tmp_path: Path) -> None:
+    done = convert(MODEL, "out.onnx", "--time-limit", 0.2, cwd=tmp_path)
+    refused(done, 3, "time limit")
+    assert left_behind(tmp_path) == []

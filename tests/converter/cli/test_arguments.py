@@ -8,7 +8,13 @@ from pathlib import Path
 import pytest
 
 from converter.cli import entry
-from converter.errors import ConverterError, MissingDataError, SpecError, WriteError
+from converter.errors import (
+    ConverterError,
+    LimitExceededError,
+    MissingDataError,
+    SpecError,
+    WriteError,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -69,6 +75,23 @@ def test_every_error_is_one_paragraph_and_a_code(
     assert captured.err.count("\n") == (0 if code == 0 else 1)
     assert "Traceback" not in captured.err
     assert "\x1b" not in captured.err
+
+
+@pytest.mark.parametrize(
+    ("cause", "code"), [(KeyboardInterrupt(), 130), (LimitExceededError("time is up"), 3)]
+)
+def test_what_an_import_made_of_an_interruption_is_seen_through(
+    cause: BaseException, code: int, monkeypatch: pytest.MonkeyPatch, capsys
+) -> None:
+    def fail(*_: object) -> int:
+        try:
+            raise cause
+        except BaseException as error:
+            raise ImportError("initialization failed") from error
+
+    monkeypatch.setattr(entry, "_dispatch", fail)
+    assert entry.main(["a", "b"]) == code
+    assert "internal error" not in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(monkeypatch: pytest.MonkeyPatch, capsys) -> None:

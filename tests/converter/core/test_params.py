@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+import numpy as np
 import pytest
 from sample_passes import Everything, Level, Method, Required
 
@@ -117,6 +118,7 @@ def test_wrong_words_are_refused(name: str, given: object) -> None:
         ("share", math.nan),
         ("free", math.inf),
         ("free", 10**400),
+        pytest.param("free", 10**5000, id="huge"),
         ("word", 3),
         ("bits", 8.0),
         ("bits", True),
@@ -141,6 +143,12 @@ def test_values_made_in_python_are_normalized() -> None:
     assert hash(made) == hash(
         Everything(include=("a",), share=0.0, method=Method.ENTROPY, place=Path("x"))
     )
+
+
+def test_numbers_of_numpy_become_plain_ones() -> None:
+    made = Everything(share=np.float32(0.25), count=np.int64(7), sizes=[np.int8(3)])
+    assert made == Everything(share=0.25, count=7, sizes=(3,))
+    assert (type(made.share), type(made.count)) == (float, int)
 
 
 def test_all_problems_come_together_with_paths_and_nearest_names() -> None:
