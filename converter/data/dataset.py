@@ -13,7 +13,7 @@ import numpy as np
 from converter.core.context import Batch
 from converter.data import ports as p
 from converter.data.ports import Array, Port
-from converter.errors import BatchError, DataError
+from converter.errors import BatchError, ConverterError, DataError
 
 _SCAN_BYTES = 8 << 20
 MOST_FEEDS = 100_000
@@ -391,9 +391,12 @@ class Feeds:
     def _items(self) -> Iterator[Any]:
         try:
             yield from self.source()
-        except TypeError as error:
+        except ConverterError:
+            raise
+        except Exception as error:
+            # code of the user's own: whatever it raises is a matter of the data
             raise DataError(
-                f"the data cannot be read: {error}",
+                f"the data cannot be read: {type(error).__name__}: {error}",
                 where=self.description,
                 allowed="an iterable of dicts of arrays, or of arrays for a model with one input",
             ) from error

@@ -157,9 +157,10 @@ class _Opener:
             found: Any = importlib.import_module(module)
             for part in function.split("."):
                 found = getattr(found, part)
-        except (ImportError, AttributeError) as error:
+        except Exception as error:
+            # code of the user's own: whatever it raises is a matter of the data
             raise DataError(
-                f"the function cannot be imported: {error}",
+                f"the function cannot be imported: {type(error).__name__}: {error}",
                 where=where,
                 hint="check the name, and that the module lies in the current folder or PYTHONPATH",
             ) from error

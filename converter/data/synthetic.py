@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -112,8 +112,8 @@ def make_synthetic(
     """Make up samples for a model.
 
     Dynamic dimensions become: the batch size on axis 0, 224 for the height and width of images,
-    512 for the length of a (batch, length) signal, else 8; dimensions of one name get one size,
-    and a name such as ``past + 1`` is a sum.
+    512 for the length of a (batch, length) signal, what constant weights ask for, else 8;
+    dimensions of one name get one size, and a name such as ``past + 1`` is a sum.
 
     Raises:
         LimitExceededError: The inputs alone would exceed a gibibyte.
@@ -124,7 +124,7 @@ def make_synthetic(
     for port in ports.values():
         if port.optional:
             continue
-        shape = _shape(port, batch, sizes)
+        shape = _shape(_completed(port, values[port.name]), batch, sizes)
         nbytes = int(np.prod([int(s) for s in shape], dtype=object)) * port.dtype.itemsize
         if nbytes > MOST_BYTES:
             raise LimitExceededError(
@@ -135,6 +135,43 @@ def make_synthetic(
         below, ones = _role(values[port.name], port)
         recipes.append(Recipe(port, shape, below, ones))
     return Synthetic(tuple(recipes), samples or SAMPLES * batch, batch, seed)
+
+
+def _completed(port: Port, value: ir.Value) -> Port:
+    """Fill in what the model leaves open and the constant weights of the first readers tell."""
+    for node, index in value.uses():
+        reader = _WEIGHT_READERS.get(node.op_type)
+        weight = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+        if reader is None or weight is None or index or not is_op(node, node.op_type):
+            continue
+        least, read = reader
+        if len(weight.shape) < least:
+            continue
+        rank, axis, size = read(weight.shape.numpy(), node)
+        dims: list[Dim] = list(port.shape) if port.shape is not None else [None] * rank
+        if -len(dims) <= axis < len(dims) and not isinstance(dims[axis], int):
+            dims[axis] = size
+        port = replace(port, shape=tuple(dims))
+    return port
+
+
+def _attribute(node: ir.Node, name: str, default: int) -> int:
+    attribute = node.attributes.get(name)
+    return default if attribute is None or attribute.is_ref() else int(attribute.as_int())
+
+
+_Reader = Callable[[Sequence[int], "ir.Node"], tuple[int, int, int]]
+# Least rank of the second input, and from its shape: rank of the first, an axis of it, its size.
+_WEIGHT_READERS: dict[str, tuple[int, _Reader]] = {
+    "Conv": (2, lambda w, node: (len(w), 1, w[1] * _attribute(node, "group", 1))),
+    "ConvTranspose": (2, lambda w, _: (len(w), 1, w[0])),
+    "MatMul": (2, lambda w, _: (2, -1, w[-2])),
+    "Gemm": (2, lambda w, node: (2, -1, w[1 if _attribute(node, "transB", 0) else 0])),
+    "BatchNormalization": (1, lambda w, _: (4, 1, w[0])),
+    "LSTM": (3, lambda w, _: (3, 2, w[2])),
+    "GRU": (3, lambda w, _: (3, 2, w[2])),
+    "RNN": (3, lambda w, _: (3, 2, w[2])),
+}
 
 
 def _shape(port: Port, batch: int, sizes: dict[str, int]) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ _UNKNOWN_OPERATOR = (
     re.compile(r"(?P<op>\S+?)(?:\(-?\d+\))? is not a registered function/op"),
     re.compile(r"Could not find an implementation for (?P<op>\S+?)(?: node|\s|$)"),
     re.compile(r"No [Oo]p(?:erator)? registered for (?P<op>\S+)"),
+    re.compile(r"Failed to find kernel for (?P<op>\S+)"),
 )
 _SMALL = {
     "bfloat16": (onnx.TensorProto.BFLOAT16, ml_dtypes.bfloat16),
@@ -31,6 +32,7 @@ _SMALL = {
     "float8e4m3fnuz": (onnx.TensorProto.FLOAT8E4M3FNUZ, ml_dtypes.float8_e4m3fnuz),
     "float8e5m2": (onnx.TensorProto.FLOAT8E5M2, ml_dtypes.float8_e5m2),
     "float8e5m2fnuz": (onnx.TensorProto.FLOAT8E5M2FNUZ, ml_dtypes.float8_e5m2fnuz),
+    "float8e8m0": (onnx.TensorProto.FLOAT8E8M0, ml_dtypes.float8_e8m0fnu),
 }
 """Element types of onnxruntime without a counterpart in plain numpy: (ONNX number, numpy type)."""
 _NUMBERS = {np.dtype(kind): number for number, kind in _SMALL.values()}
@@ -180,7 +182,7 @@ def _refused(error: Exception, path: Path) -> ModelError:
     operators = {m["op"] for pattern in _UNKNOWN_OPERATOR for m in pattern.finditer(text)}
     if operators:
         return UnsupportedOperatorError(
-            f"onnxruntime cannot run the model: unknown operator {', '.join(sorted(operators))}",
+            f"onnxruntime cannot run the model: it lacks operator {', '.join(sorted(operators))}",
             where=path.name,
             hint="give the library that has it with --custom-op-library FILE, or convert with "
             "--no-verify and without passes that run the model",
@@ -206,7 +208,7 @@ def _failed(error: Exception, path: Path) -> ModelError | BatchError:
         f"the model failed while it ran: {_short(text)}",
         where=path.name,
         hint="check that the samples are what the model expects; made-up ones may not be "
-        "(give real ones with --data)",
+        "(give real ones with --data, or convert with --no-verify)",
     )
 
 

@@ -86,6 +86,7 @@ def interleave(
     *,
     seconds: float,
     repeat: int | None = None,
+    warm_up: int = WARM_UP,
     tick: Callable[[], None] | None = None,
 ) -> list[list[float]]:
     """Time functions in turn (A B B A A B ...) and return the seconds of each run of each.
@@ -94,9 +95,10 @@ def interleave(
         runs: What to time.
         seconds: Stop after so much time; at least three rounds are made.
         repeat: Make exactly so many rounds instead.
+        warm_up: Rounds before that are not timed.
         tick: Called after every round.
     """
-    for _ in range(WARM_UP):
+    for _ in range(warm_up):
         for run in runs:
             run()
     times: list[list[float]] = [[] for _ in runs]

@@ -81,7 +81,7 @@ def compare(
     times = None
     if work.latency_seconds:
         runs = [_runner(session, taken.inputs) for session in (first, second)]
-        times = interleave(runs, seconds=work.latency_seconds)
+        times = interleave(runs, seconds=work.latency_seconds, warm_up=1)
     return {**meters.result(), "times": times, "batch": taken.samples}
 
 

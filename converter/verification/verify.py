@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,10 @@ from converter.verification.compare import Work, compare
 from converter.verification.verdict import Check, Verdict
 
 if TYPE_CHECKING:
-    from converter.core.context import Dataset, RunSettings
+    from converter.core.context import Dataset, Limits, RunSettings
 
-LATENCY_SECONDS = 2.0
+LATENCY_SECONDS = 1.0
+USUAL_BATCHES = 256
 _Found = tuple[float | None, float | None, str]
 
 
@@ -70,13 +72,18 @@ def verify(  # noqa: PLR0913 - the interface of verification
             compare,
             work,
             dataset,
-            limits=settings.limits,
+            limits=_limits(settings.limits, len(dataset)),
             on_progress=progress.advance,
             task="comparing the models",
         )
     finally:
         progress.stop()
     return judge(_Measured(found, sizes, (original.name, converted.name), work), dataset, budget)
+
+
+def _limits(limits: Limits, batches: int) -> Limits:
+    """Grant more time for more samples; the limit stands for a usual number of them."""
+    return replace(limits, seconds=limits.seconds * max(1.0, batches / USUAL_BATCHES))
 
 
 class _Measured:

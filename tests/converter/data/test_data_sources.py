@@ -320,6 +320,8 @@ def test_callable_is_called_anew_for_every_iteration(tmp_path, monkeypatch):
         "    for i in range(3):\n"
         "        yield {'x': np.full((1, 3), i, np.float32)}\n"
         "number = 3\n"
+        "def failing():\n"
+        "    yield 1 / 0\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     dataset = open_data("my_samples:feeds", dynamic())
@@ -327,6 +329,11 @@ def test_callable_is_called_anew_for_every_iteration(tmp_path, monkeypatch):
     for _ in range(2):
         assert [b.inputs["x"][0, 0] for b in dataset] == [0, 1, 2]
     assert open_data("my_samples:feeds", dynamic(), samples=2).samples == 2
+    (tmp_path / "my_broken_samples.py").write_text("1 / 0")
+    with pytest.raises(DataError, match="ZeroDivisionError"):
+        open_data("my_broken_samples:feeds", dynamic())
+    with pytest.raises(DataError, match="ZeroDivisionError"):
+        open_data("my_samples:failing", dynamic())
     for wrong in ("my_samples:other", "no_such_module:feeds", "my_samples:number"):
         with pytest.raises(DataError, match=wrong):
             open_data(wrong, dynamic())

@@ -86,3 +86,24 @@ def test_no_inputs_and_too_large_inputs():
 def test_sequences_are_refused():
     with pytest.raises(DataError, match="no tensor"):
         batches("g (seq(float[2]) x) => (int64 y) { y = SequenceLength(x) }")
+
+
+@pytest.mark.parametrize(
+    ("inputs", "node", "weight", "shape"),
+    [
+        ("float[N,C,H,W] x", "Conv(x, w)", (6, 5, 3, 3), (1, 5, 224, 224)),
+        ("float[N,C,H,W] x", "Conv<group=2>(x, w)", (6, 5, 3, 3), (1, 10, 224, 224)),
+        ("float x", "Relu(x)", (1,), ()),
+        ("float[N,K] x", "MatMul(x, w)", (7, 2), (1, 7)),
+        ("float[N,K] x", "Gemm<transB=1>(x, w)", (7, 2), (1, 2)),
+    ],
+)
+def test_open_dimensions_follow_the_weights(inputs, node, weight, shape):
+    model = model_from_text(
+        f"g ({inputs}) => (float[M] y) {{ y = {node} }}", w=np.zeros(weight, np.float32)
+    )
+    assert next(iter(open_data("synthetic", model))).inputs["x"].shape == shape
+    model.graph.inputs[0].shape = None
+    dataset = open_data("synthetic", model)
+    if shape:
+        assert next(iter(dataset)).inputs["x"].ndim == len(shape)
