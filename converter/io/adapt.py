@@ -411,6 +411,8 @@ def _unknown_bytes(message: Any) -> bytes:
     out = b""
     for field in unknown_fields.UnknownFieldSet(message):
         number, wire, content = field.field_number, field.wire_type, field.data
+        if wire not in {0, 1, 2, 5}:
+            raise InvalidModelError("a message holds a group, which ONNX does not use")
         if wire == 2:
             out += delimited(number, content)
         elif wire in {1, 5}:

@@ -6,10 +6,13 @@ import gc
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 from onnx_ir import serde
 
@@ -85,13 +88,41 @@ def _parse(
         return text.parse(handle.read(0, size), form, shown), {}
     scan = wire.scan(handle, max_bytes=limits.skeleton_bytes)
     try:
-        return onnx.ModelProto.FromString(scan.skeleton), scan.places
+        proto = onnx.ModelProto.FromString(scan.skeleton)
+        _strict_model().FromString(scan.skeleton)
     except DecodeError as error:
         raise FormatError(
             "the file is damaged or not an ONNX model",
             where=quoted(shown),
             hint="download or export the model again",
         ) from error
+    return proto, scan.places
+
+
+@cache
+def _strict_model() -> Any:
+    """Return a twin of ``ModelProto`` that refuses text which is not UTF-8.
+
+    ONNX uses the second version of protobuf's language, whose classes hand such names out as bytes;
+    the third checks them while parsing, at no cost worth measuring.
+    """
+    file = descriptor_pb2.FileDescriptorProto()
+    onnx.ModelProto.DESCRIPTOR.file.CopyToProto(file)
+    file.name, file.syntax = "converter/strict_onnx.proto", "proto3"
+    package, file.package = f".{file.package}.", "converter.strict"
+    messages = list(file.message_type)
+    for message in messages:
+        messages.extend(message.nested_type)
+        message.ClearField("extension_range")
+        for field in message.field:
+            field.ClearField("default_value")
+            if field.type_name:
+                field.type_name = field.type_name.replace(package, f".{file.package}.", 1)
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(
+        pool.FindMessageTypeByName("converter.strict.ModelProto")
+    )
 
 
 @contextmanager
