@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.execution import sandbox
-from converter.io.meta import NOTES, PATH
+from converter.io.meta import DATA_FILES, NOTES, PATH
 
 if TYPE_CHECKING:
     import numpy as np
@@ -91,7 +91,11 @@ def materialize(model: ir.Model, folder: Path) -> Path:
     path = model.meta.get(PATH)
     if path is not None and not model.meta.get(NOTES):
         source = Path(str(path))
-        if source.suffix.lower() in _PROTOBUF_SUFFIXES and source.is_file():
+        if (
+            source.suffix.lower() in _PROTOBUF_SUFFIXES
+            and source.is_file()
+            and _plain(model, source)
+        ):
             return source
     from converter.io import formats
 
@@ -99,3 +103,12 @@ def materialize(model: ir.Model, folder: Path) -> Path:
     target = folder / "model.onnx"
     formats.save(model, target)
     return target
+
+
+def _plain(model: ir.Model, source: Path) -> bool:
+    """Tell whether onnxruntime opens the external data: it refuses links that we may accept."""
+    files = [Path(str(file)) for file in model.graph.meta.get(DATA_FILES, ())]
+    folder = source.parent
+    return not files or all(
+        file.resolve() == file and file.is_relative_to(folder) for file in (source, *files)
+    )

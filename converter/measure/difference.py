@@ -143,7 +143,7 @@ class DifferenceMeter:
             max_abs=self.max_abs,
             max_rel=_ratio(self.max_abs, self.magnitude),
             sqnr_db=_decibels(self.signal, self.noise),
-            cosine=_cosine(self.signal, self.other, self.product),
+            cosine=_cosine(self.signal, self.other, self.product) if self.noise else 1.0,
             magnitude=self.magnitude,
             elements=self.elements,
             unequal=self.unequal,

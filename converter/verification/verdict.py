@@ -38,14 +38,20 @@ class Check:
         if self.measured is None:
             return f"{self.metric}: {self.detail}"
         unit = "x" if self.limit.endswith("x") else ""
-        words = f"{self.limit} measured {_number(self.measured)}{unit}"
+        figure = _milliseconds if self.metric == "latency" else _number
+        shown = f"{_number(self.measured)}x" if unit else figure(self.measured)
+        words = f"{self.limit} measured {shown}"
         if unit and self.original is not None and self.converted is not None:
-            words += f" ({_number(self.original)} -> {_number(self.converted)})"
+            words += f" ({figure(self.original)} -> {figure(self.converted)})"
         return words + (f" ({self.detail})" if self.detail else "")
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}" if abs(value) < 1e6 else f"{value:,.0f}"
+    return f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
+
+
+def _milliseconds(value: float) -> str:
+    return f"{value * 1e3:.4g} ms"
 
 
 @dataclass(frozen=True)

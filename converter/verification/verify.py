@@ -197,7 +197,7 @@ def _latency(measured: _Measured) -> _Found:
     if measured.latency is None:
         return None, None, ""
     first, second = measured.latency.models
-    return first.median, second.median, "seconds" if second.runs else ""
+    return first.median, second.median, ""
 
 
 def _accuracy(measured: _Measured) -> _Found:

@@ -19,6 +19,7 @@ from converter.errors import (
 )
 from converter.execution.runner import materialize, run_model
 from converter.execution.session import Session
+from converter.io.formats import load
 from converter.io.meta import PATH
 
 RELU = "g (float[N,3] x) => (float[N,3] y) { h = Neg(x)  y = Relu(h) }"
@@ -145,3 +146,20 @@ def test_materialize_reuses_the_file_of_a_loaded_model_only(tmp_path):
     other = materialize(model.clone(), tmp_path)
     assert other != source
     onnx.checker.check_model(str(other))
+
+
+def test_linked_external_data_is_copied_for_onnxruntime(tmp_path):
+    text = "g (float[N,64] x) => (float[N,64] y) { y = MatMul(x, w) }"
+    model = ir.to_proto(model_from_text(text, w=np.eye(64, dtype=np.float32)))
+    (tmp_path / "store").mkdir()
+    (tmp_path / "work").mkdir()
+    source = tmp_path / "store" / "m.onnx"
+    onnx.save(model, source, save_as_external_data=True, location="w.data", size_threshold=0)
+    assert materialize(load(source), tmp_path / "work") == source
+    for name in ("m.onnx", "w.data"):
+        (tmp_path / name).symlink_to(tmp_path / "store" / name)
+    linked = load(tmp_path / "m.onnx", allow_links=True)
+    path = materialize(linked, tmp_path / "work")
+    assert path.is_relative_to(tmp_path / "work")
+    x = np.ones((1, 64), np.float32)
+    np.testing.assert_array_equal(Session(path).run({"x": x})["y"], x)
