@@ -117,7 +117,7 @@ class _Conversion:
         run = self._run_passes(original, data, samples)
         model = self._stamp(original, run.model)
         verdict = self._verify(original, model, samples, budget)
-        if verdict is not None and not verdict.passed:
+        if verdict is not None and samples is not None and not verdict.passed:
             self._reject(original, model, run, verdict, samples)
         files = self._write(model)
         report = self._finish(model, files, verdict)
