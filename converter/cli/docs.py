@@ -19,8 +19,8 @@ checks that it is current. `convert passes NAME` shows the same in the terminal.
 def passes_page() -> str:
     """Return the Markdown page about the passes of this distribution."""
     found = [
-        registry.describe(name)
-        for name, entry in registry.entries().items()
+        registry.describe_entry(entry)
+        for entry in registry.entries().values()
         if entry.owner == registry.OWNER
     ]
     rows = [f"| [{d.name}](#{d.name}) | {_cell(d.summary)} | {_promise(d)} |" for d in found]

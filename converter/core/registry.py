@@ -142,6 +142,15 @@ def get(name: str) -> type[Pass]:
 def describe(name: str) -> Declaration:
     """Describe a pass: summary, parameters, needs.
 
+    Raises:
+        UnknownPassError: See :func:`get`.
+    """
+    return describe_entry(entry(name))
+
+
+def describe_entry(found: Entry) -> Declaration:
+    """Describe a pass of which the owner is known already.
+
     Passes of this distribution are read from their source and not imported, so that help texts stay
     quick; those of others are imported.
 
@@ -150,13 +159,12 @@ def describe(name: str) -> Declaration:
     """
     from converter.core.declaration import NotStaticError, from_class, from_source
 
-    found = entry(name)
-    if found.target == f"{_PACKAGE}.{name}":
+    if found.target == f"{_PACKAGE}.{found.name}":
         try:
             return from_source(found)
         except NotStaticError as error:
             logger.debug("%s is imported to be described: %s", found.target, error)
-    return from_class(get(name), found)
+    return from_class(get(found.name), found)
 
 
 def _classes(module: object) -> list[object]:
