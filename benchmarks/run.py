@@ -13,7 +13,11 @@ from pathlib import Path
 
 FOLDER = Path(__file__).resolve().parent
 # arguments for a run of reduced size; a full run uses each script's defaults
-QUICK = {"prune.py": ["--weights", "1e8"]}
+QUICK = {
+    "load_save.py": ["--small"],
+    "prune.py": ["--weights", "1e8"],
+    "quantize.py": ["--repeat", "1"],
+}
 
 
 def main() -> int:
