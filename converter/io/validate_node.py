@@ -218,8 +218,8 @@ def check_schema(
     if missing:
         raise _bad(f"the attribute {quoted(min(missing))} is missing")
     low, high, low_out, high_out = schema.counts
-    inputs = _trimmed(node.input)
-    if not low <= len(inputs) <= high and not low <= len(node.input) <= high:
+    inputs = list(node.input) if len(node.input) <= high else _trimmed(node.input)
+    if not low <= len(inputs) <= high:
         raise _bad(f"the operator has {len(inputs)} inputs", f"{low} to {high}")
     outputs = _trimmed(node.output)
     if not low_out <= len(outputs) <= high_out:

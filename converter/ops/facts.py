@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from converter.ops.table import Entry, Table
+from converter.ops.table import NEWEST, Entry, Table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -528,8 +528,10 @@ def _broadcast(shapes: Sequence[Shape]) -> Shape | None:
     return tuple(result)
 
 
-def _entries(rule: Rule, *op_types: str, since: int = 1, domain: str = "") -> list[Entry[Rule]]:
-    return [Entry(op_type, rule, domain=domain, since=since) for op_type in op_types]
+def _entries(
+    rule: Rule, *op_types: str, since: int = 1, until: int = NEWEST, domain: str = ""
+) -> list[Entry[Rule]]:
+    return [Entry(op_type, rule, domain, since, until) for op_type in op_types]
 
 
 def _both(*rules: Rule) -> Rule:
@@ -539,6 +541,10 @@ def _both(*rules: Rule) -> Rule:
 _POOL = _Window(w=None, bias=None)
 _ELEMENTWISE = (
     *("Add", "Sub", "Mul", "Div", "Pow", "And", "Or", "Xor", "Equal", "Greater", "Less"),
+)
+_REDUCTIONS = (
+    *("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceL1", "ReduceL2"),
+    *("ReduceLogSum", "ReduceLogSumExp", "ReduceSumSquare"),
 )
 _VARIADIC = ("Max", "Min", "Sum", "Mean")
 _TREES = ("nodes_", "target_", "class_", "leaf_")
@@ -569,7 +575,9 @@ FACTS: Table[Rule] = Table(
         *_entries(_axis_in_range(-1), "TopK"),
         *_entries(_axis_in_range(1, past=1), "Flatten"),
         *_entries(_axes(1), "Squeeze", "ReduceSum", since=13),
-        *_entries(_axes(1), "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", since=18),
+        *_entries(_axes(None), "Squeeze", "ReduceSum", until=12),
+        *_entries(_axes(1), *_REDUCTIONS, since=18),
+        *_entries(_axes(None), *_REDUCTIONS, until=17),
         *_entries(_unsqueeze, "Unsqueeze"),
         *_entries(_slice, "Slice", since=10),
         *_entries(_pad, "Pad", since=11),
