@@ -23,7 +23,7 @@ from converter.io import meta, sniff, text, wire
 from converter.io.adapt import Adapter
 from converter.io.bulk import Bulk
 from converter.io.limits import DataFiles, LoadLimits, open_model, quoted
-from converter.io.skeleton import root_cause
+from converter.io.skeleton import root_cause, to_skeleton
 from converter.io.validate import validate
 
 logger = logging.getLogger(__name__)
@@ -67,6 +67,7 @@ def load_onnx(
         adapter.settle(model)
     if _sort(model):
         adapter.notes.append("nodes were not in topological order and were sorted")
+        validate(to_skeleton(model)[0], limits)  # sorted, more types are known to it
     model.meta[meta.PATH] = str(path)
     model.meta[meta.NOTES] = adapter.notes
     model.graph.meta[meta.DATA_FILES] = tuple(bulk.files)
