@@ -27,7 +27,7 @@ from converter.pipeline.services import LocalServices
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.pipeline.run import Run
+    from converter.core.run import Run
     from converter.report.report import Report
     from converter.verification.budget import Budget
     from converter.verification.verdict import Verdict
@@ -161,7 +161,7 @@ class _Conversion:
         """Write provenance into a model of our own; the caller's original stays as it is."""
         if not self.order.output.provenance:
             return model
-        from converter.pipeline.provenance import stamp, versions
+        from converter.pipeline.provenance import digest_files, stamp, versions
 
         if model is original:
             model = original.clone()
@@ -172,6 +172,7 @@ class _Conversion:
                 "recipe": self.report.passes,
                 "seed": self.order.seed,
                 "source": self.report.source.digest,
+                "data": digest_files(self.order.data.files()),
                 "versions": versions(),
             },
         )
@@ -224,19 +225,18 @@ class _Conversion:
     # --- the report ------------------------------------------------------------------------------
 
     def _first_report(self, original: ir.Model) -> Report:
-        from converter.core.recipe import Recipe, recipe_dict
+        from converter.core.recipe import recipe_dict
         from converter.io.meta import NOTES
         from converter.pipeline.provenance import digest_files, versions
         from converter.report.report import FileFacts, Report
 
         order = self.order
         files = source_files(original) if isinstance(order.source, str | Path) else []
-        recipe = Recipe(passes=order.passes, seed=order.seed, budget=tuple(order.checks.budget))
         return Report(
             status="failed",
             source=FileFacts.of(original, files, digest_files(files)),
             passes=str(Pipeline(order.passes)),
-            recipe=recipe_dict(recipe),
+            recipe=recipe_dict(order.recipe()),
             seed=order.seed,
             notes=tuple(original.meta.get(NOTES, ())),
             versions=versions(),
@@ -320,6 +320,7 @@ class _Conversion:
             VerificationError: Always.
         """
         from converter.pipeline.blame import blame
+        from converter.report.report import FileFacts
 
         kept = self._write(model) if self.order.output.keep else []
         culprit = blame(original, run, verdict, samples, self.settings)
@@ -333,7 +334,7 @@ class _Conversion:
             else "nothing was written; relax "
             "the budget, or leave out or soften the pass; --keep writes the file all the same",
         )
-        self._update(verdict=verdict)
+        self._update(verdict=verdict, target=FileFacts.of(model, kept))
         self._reproduce(original, error)
         raise error
 
@@ -358,7 +359,7 @@ def as_model(source: Any) -> ir.Model:
     import onnx_ir as ir
 
     if isinstance(source, ir.Model):
-        return source
+        return source.clone()  # it may have been edited since it was loaded from its file
     if isinstance(source, onnx.ModelProto):
         from converter.io.validate import validate
 

@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from converter.core.context import Dataset
 from converter.core.contract import Pass
@@ -15,6 +15,8 @@ from converter.pipeline.pipeline import Check, OnFailure
 
 if TYPE_CHECKING:
     import onnx_ir as ir
+
+    from converter.core.recipe import Recipe
 
 
 REPORTS = (".json", ".html", ".htm")
@@ -37,6 +39,15 @@ class Samples:
     batch: int = 1
     labels: str | None = None
     image: str | None = None
+
+    def files(self) -> list[Path]:
+        """Return the files that hold the samples, sorted; none for what is no file."""
+        if not isinstance(self.spec, str | Path):
+            return []
+        path = Path(self.spec)
+        if path.is_dir():
+            return sorted(file for file in path.iterdir() if file.is_file())
+        return [path] if path.is_file() else []
 
     def open(self, model: ir.Model, seed: int) -> Dataset | None:
         """Open the samples for a model; None when none were given."""
@@ -76,7 +87,7 @@ class Output:
     report: Path | None = None
     keep: bool = False
     in_place: bool = False
-    external_data: str = "auto"
+    external_data: Literal["auto", "yes", "no"] = "auto"
     provenance: bool = True
 
 
@@ -94,6 +105,29 @@ class Order:
     allow_links: bool = False
     custom_op_library: Path | None = None
     time_limit: float | None = None
+
+    def recipe(self) -> Recipe:
+        """Return all of the order that a recipe can hold, for reports and for running it again."""
+        from converter.core.recipe import Recipe, RecipeData, RecipeOutput
+
+        data, output = self.data, self.output
+        return Recipe(
+            passes=self.passes,
+            seed=self.seed,
+            data=RecipeData(
+                path=str(data.spec) if isinstance(data.spec, str | Path) else None,
+                samples=data.samples,
+                batch=None if data.batch == 1 else data.batch,
+                labels=data.labels,
+                image=data.image,
+            ),
+            budget=tuple(self.checks.budget),
+            output=RecipeOutput(
+                external_data=None if output.external_data == "auto" else output.external_data,
+                keep_opset=self.checks.keep_opset or None,
+                provenance=None if output.provenance else False,
+            ),
+        )
 
 
 def check_target(order: Order) -> None:

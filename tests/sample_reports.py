@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from converter.core.contract import Outcome, Skip
 from converter.core.graph import Footprint
-from converter.pipeline.run import Step
+from converter.core.run import Step
 from converter.report.report import FileFacts, Report, Usage
 
 EVIL = "</pre><script>alert(1)</script>\x1b[31m\n[red]\u202e"

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from converter.core.contract import Pass
-    from converter.pipeline.run import Step
+    from converter.core.run import Step
 
 
 class Observer(Protocol):

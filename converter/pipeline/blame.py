@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from converter.core.context import Dataset, RunSettings
-    from converter.pipeline.run import Run
+    from converter.core.run import Run
     from converter.verification.verdict import Check, Verdict
 
 _PERFECT = {

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from converter.core.contract import Need, Outcome, Pass
 from converter.core.graph import footprint
+from converter.core.run import Run, Step
 from converter.errors import (
     ConverterError,
     LimitExceededError,
@@ -17,7 +18,6 @@ from converter.errors import (
     PostconditionError,
 )
 from converter.pipeline.interface import interface_of, port_changes, version_changes
-from converter.pipeline.run import Run, Step
 from converter.pipeline.structure import DEFECT, check_structure
 
 if TYPE_CHECKING:

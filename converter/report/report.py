@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from converter.core.contract import Skip
     from converter.core.graph import Footprint
-    from converter.pipeline.run import Step
+    from converter.core.run import Step
     from converter.verification.verdict import Verdict
 
 SCHEMA = 1

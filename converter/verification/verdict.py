@@ -46,6 +46,12 @@ class Check:
         return words + (f" ({self.detail})" if self.detail else "")
 
 
+def _amount(metric: str, value: float) -> str:
+    if metric == "latency":
+        return f"{_number(value * 1e3)} ms"
+    return f"{value / 1e3:,.0f} kB" if metric == "size" else _number(value)
+
+
 def _number(value: float) -> str:
     return f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
 
