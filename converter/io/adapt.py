@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import onnx
@@ -201,6 +201,7 @@ class Adapter:
         """Remember declarations that would be dropped, or made where there were none."""
         if not graph.value_info:
             return
+        self._note_repeats(graph.value_info, "name", "declarations")
         made = {name for node in graph.node for name in node.output}
         ends = {info.name: info for info in (*graph.input, *graph.output)}
         constants = {tensor.name for tensor in graph.initializer}
@@ -216,6 +217,7 @@ class Adapter:
     def _annotations(self, graph: onnx.GraphProto) -> None:
         if not graph.quantization_annotation:
             return
+        self._note_repeats(graph.quantization_annotation, "tensor_name", "annotations")
         known = {info.name for info in graph.input} | {t.name for t in graph.initializer}
         known |= {name for node in graph.node for name in node.output}
         for index, annotation in enumerate(graph.quantization_annotation):
@@ -242,7 +244,15 @@ class Adapter:
                 seen.add(base)
         self.notes.append(f"{renamed} nodes shared their name with another and were renamed")
 
+    def _note_repeats(self, items: Sequence[Any], key: str, what: str) -> None:
+        """Note that only the last of several entries with one name is kept."""
+        note = f"{what} with the same name were merged; the last counts"
+        repeated = len(items) > 1 and len({getattr(item, key) for item in items}) < len(items)
+        if repeated and note not in self.notes:
+            self.notes.append(note)
+
     def _node(self, node: onnx.NodeProto) -> None:
+        self._note_repeats(node.metadata_props, "key", "metadata entries of a node")
         for attribute in node.attribute:
             self._attribute(attribute, node)
 

@@ -36,6 +36,8 @@ _PAGE = 4096
 _SMALL_ALIGNMENT = 64
 _MAX_SIBLINGS = 200
 _CHUNK = 4 << 20
+_STEM_BYTES = 200
+_SPECIAL = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
 _WORDS = ("auto", "yes", "no")
 
 
@@ -174,7 +176,7 @@ def _save_binary(
         if beside:
             data = stack.enter_context(temporary_file(path))
             digest, data_bytes = _write_data(data.file, beside)
-            data_path = path.parent / f"{path.stem}-{digest[:16]}.data"
+            data_path = path.parent / f"{_data_stem(path)}-{digest[:16]}.data"
             for placed in beside:
                 entry = placed.proto.external_data[0]
                 entry.value = data_path.name
@@ -303,9 +305,15 @@ def _same_file(one: Path, other: Path) -> bool:
         return one.absolute() == other.absolute()
 
 
+def _data_stem(path: Path) -> str:
+    """Return the model's name in a form that every reader accepts as the start of a location."""
+    plain = _SPECIAL.sub("_", path.stem)
+    return plain.encode()[:_STEM_BYTES].decode(errors="ignore")
+
+
 def _own_data(path: Path) -> list[str]:
     """Return the data files that earlier writes gave the model at ``path``, by our naming."""
-    pattern = re.compile(re.escape(path.stem) + r"-[0-9a-f]{16}\.data")
+    pattern = re.compile(re.escape(_data_stem(path)) + r"-[0-9a-f]{16}\.data")
     return [name for name in _locations(path) or () if pattern.fullmatch(name)]
 
 

@@ -87,6 +87,20 @@ def test_external_data(tmp_path, source):
     onnx.checker.check_model(str(saved.path))
 
 
+@pytest.mark.parametrize(
+    "stem", ["a\\b", "c:d", "new\nline", "x" * 245, "ü" * 120, "bad\udcff", "-"]
+)
+def test_external_data_of_odd_names_can_be_loaded(tmp_path, source, stem):
+    folder = tmp_path / "out"
+    folder.mkdir()
+    saved = formats.save(formats.load(source), folder / f"{stem}.onnx", external_data="yes")
+    tensor = formats.load(saved.path).graph.initializers["w"].const_value
+    np.testing.assert_array_equal(tensor.numpy(), WEIGHT)
+    again = formats.save(formats.load(source), saved.path)
+    assert again.data_paths == ()
+    assert len(files(folder)) == 1
+
+
 def test_external_stays_external_also_for_clones(tmp_path, source):
     saved = formats.save(formats.load(source), tmp_path / "a.onnx", external_data="yes")
     again = formats.save(formats.load(saved.path).clone(), tmp_path / "b.onnx")

@@ -281,3 +281,43 @@ def test_functions_keep_declarations_and_large_constants(tmp_path):
     model.ir_version = 10
     model.opset_import.add(domain="d", version=1)
     assert_same(model, tmp_path)
+
+
+def test_repeated_entries_are_merged_with_a_note(tmp_path):
+    model = tiny()
+    for value in ("1", "2"):
+        model.graph.node[0].metadata_props.add(key="k", value=value)
+        model.graph.value_info.append(helper.make_tensor_value_info("h", 1, ["N", int(value)]))
+    _, target, notes = round_trip(model, tmp_path)
+    written = onnx.load(target)
+    assert [entry.value for entry in written.graph.node[0].metadata_props] == ["2"]
+    assert written.graph.value_info[0].type.tensor_type.shape.dim[1].dim_value == 2
+    assert len(notes) == 2
+
+
+def odd_models() -> dict[str, onnx.ModelProto]:
+    """Rare but valid things that a file may hold."""
+    models = {name: tiny() for name in ("denotation", "device", "string", "attribute type", "bits")}
+    models["denotation"].graph.input[0].type.tensor_type.shape.dim[0].denotation = "DATA_BATCH"
+    models["denotation"].graph.initializer[0].doc_string = "text \x1b[31m é"
+    models["denotation"].model_version = -1
+    device = models["device"]
+    device.ir_version = 11
+    device.configuration.add(name="c", num_devices=2)
+    configuration = device.graph.node[0].device_configurations.add(configuration_id="c")
+    configuration.sharding_spec.add(tensor_name="x").device.append(0)
+    text = numpy_helper.from_array(np.array([b"a", b"\xff"], object), "s")
+    models["string"].graph.initializer.append(text)
+    node = models["attribute type"].graph.node.add(op_type="Optional", output=["o"])
+    kind = node.attribute.add(name="type", type=onnx.AttributeProto.TYPE_PROTO).tp.map_type
+    kind.key_type = TensorProto.INT64
+    kind.value_type.tensor_type.elem_type = TensorProto.FLOAT
+    for dtype, values in ((TensorProto.INT8, [-1] * 2000), (TensorProto.FLOAT16, [1.5] * 2000)):
+        made = helper.make_tensor(str(dtype), dtype, [2000], values)
+        models["bits"].graph.initializer.append(made)
+    return models
+
+
+@pytest.mark.parametrize("name", odd_models())
+def test_odd_models(tmp_path, name):
+    assert assert_same(odd_models()[name], tmp_path) == []
