@@ -178,7 +178,7 @@ def _isolate(ends: _Ends) -> None:
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
     logging.disable(logging.CRITICAL)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    _cap(resource.RLIMIT_AS, _address_space() + ends.limits.memory_bytes)
+    _cap(resource.RLIMIT_AS, _address_space() + _memory(ends.limits))
     # a second bound on time, for a child whose parent was stopped
     _cap(resource.RLIMIT_CPU, math.ceil(ends.limits.seconds * (os.cpu_count() or 1)) + 5)
 
@@ -188,6 +188,14 @@ def _cap(kind: int, value: int) -> None:
     if hard != resource.RLIM_INFINITY:
         value = min(value, hard)
     resource.setrlimit(kind, (value, value))
+
+
+def _memory(limits: Limits) -> int:
+    """Return the bytes that a child may add: never more than the machine has."""
+    try:
+        return min(limits.memory_bytes, os.sysconf("SC_PHYS_PAGES") * resource.getpagesize())
+    except (ValueError, OSError):
+        return limits.memory_bytes
 
 
 def _address_space() -> int:
@@ -362,7 +370,7 @@ def _error(kind: bytes, value: Any, task: str, child: _Child) -> ConverterError:
 def _memory_error(task: str, child: _Child) -> LimitExceededError:
     return LimitExceededError(
         f"{task} needs too much memory",
-        allowed=f"{child.limits.memory_bytes >> 20} MiB",
+        allowed=f"{_memory(child.limits) >> 20} MiB",
         hint="check the shapes in the model; they may ask for more than the model needs",
     )
 
@@ -373,7 +381,9 @@ def _death(task: str, child: _Child) -> ModelError:
         return ModelError(f"the child process ended without a result while {task}")
     number = os.WTERMSIG(status)
     printed = child.tail.decode("utf-8", "replace")
-    if number == signal.SIGABRT and any(mark in printed for mark in _OUT_OF_MEMORY):
+    # nobody but the kernel kills the child before it is late, and that for lack of memory
+    starved = number == signal.SIGABRT and any(mark in printed for mark in _OUT_OF_MEMORY)
+    if starved or number == signal.SIGKILL:
         return _memory_error(task, child)
     if number == signal.SIGXCPU:
         return LimitExceededError(f"{task} took too long")
