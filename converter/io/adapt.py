@@ -10,19 +10,18 @@ from __future__ import annotations
 
 import secrets
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 import onnx_ir as ir
-from google.protobuf import unknown_fields
 
 from converter.core.graph import graphs
 from converter.errors import InvalidModelError
 from converter.io import meta
 from converter.io.bulk import Bulk
 from converter.io.limits import quoted
-from converter.io.wire import delimited, encode
+from converter.io.unknown import messages, unknown_bytes
 
 _SET_FIELDS = (
     ("f", onnx.AttributeProto.FLOAT),
@@ -142,8 +141,8 @@ class Adapter:
             return b""
         self.notes.append("the model holds fields of a newer format; they are kept as they are")
         document = b""
-        for message in _messages(proto):
-            content = _unknown_bytes(message)
+        for message in messages(proto):
+            content = unknown_bytes(message)
             if not content:
                 continue
             kind = message.DESCRIPTOR.name
@@ -166,6 +165,7 @@ class Adapter:
         for tensor in graph.initializer:
             self._bulk.open(tensor)
         self._sparse_initializers(graph)
+        _check_passed_through(graph)
         self._listed(graph)  # before _value: what it keeps must be whole
         for info in (*graph.input, *graph.output, *graph.value_info):
             self._value(info)
@@ -384,9 +384,20 @@ def _plain_domain(domain: str) -> str:
     return "" if domain == "ai.onnx" else domain
 
 
+def _check_passed_through(graph: onnx.GraphProto) -> None:
+    """Refuse an output that is an input of another type: the IR has one value for both."""
+    inputs = {info.name: info.type.tensor_type.elem_type for info in graph.input}
+    for info in graph.output:
+        kind = info.type.tensor_type.elem_type
+        if kind and inputs.get(info.name, 0) not in {0, kind}:
+            raise InvalidModelError(
+                "an output is an input, but declared with another type", where=quoted(info.name)
+            )
+
+
 def _check_training(proto: onnx.ModelProto) -> None:
     """Refuse training information with data elsewhere: nobody would move it along."""
-    for message in _messages(onnx.ModelProto(training_info=proto.training_info)):
+    for message in messages(onnx.ModelProto(training_info=proto.training_info)):
         if isinstance(message, onnx.TensorProto) and message.external_data:
             raise InvalidModelError("training information refers to external data")
 
@@ -403,32 +414,3 @@ def _representable(kind: onnx.TypeProto) -> bool:
         if not inner.HasField("elem_type"):
             return False
         kind = inner.elem_type
-
-
-def _messages(message: Any) -> Iterator[Any]:
-    """Yield a message and all messages inside it."""
-    stack = [message]
-    while stack:
-        current = stack.pop()
-        yield current
-        for field, content in current.ListFields():
-            if field.message_type is not None:
-                stack.extend(content if field.is_repeated else [content])
-
-
-def _unknown_bytes(message: Any) -> bytes:
-    """Serialize the unknown fields of a message itself."""
-    out = b""
-    for field in unknown_fields.UnknownFieldSet(message):
-        number, wire, content = field.field_number, field.wire_type, field.data
-        if wire not in {0, 1, 2, 5}:
-            raise InvalidModelError("a message holds a group, which ONNX does not use")
-        if wire == 2:
-            out += delimited(number, content)
-        elif wire in {1, 5}:
-            out += encode(number << 3 | wire) + int(content).to_bytes(
-                8 if wire == 1 else 4, "little"
-            )
-        else:
-            out += encode(number << 3) + encode(int(content) & (1 << 64) - 1)
-    return out

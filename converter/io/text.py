@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import onnx
 from google.protobuf import json_format, text_format
+from google.protobuf.message import Message
 from onnx import numpy_helper
 
 from converter.errors import ConverterError, FormatError, LimitExceededError, UsageError
@@ -114,7 +115,7 @@ def _normal(proto: onnx.ModelProto) -> onnx.ModelProto:
                 message.ClearField(name)
         for field, content in message.ListFields():
             if field.message_type is not None:
-                stack.extend(content if field.is_repeated else [content])
+                stack.extend([content] if isinstance(content, Message) else content)
             elif not content and field.type == field.TYPE_STRING:
                 message.ClearField(field.name)
     return copy

@@ -291,6 +291,27 @@ def test_cycles_are_refused(tmp_path):
         formats.load(write(model_with(nodes=nodes), tmp_path / "m.onnx"))
 
 
+def test_an_output_that_is_an_input_of_another_type_is_refused(tmp_path):
+    model = model_with(weight())
+    model.graph.input.append(helper.make_tensor_value_info("x", TensorProto.FLOAT, [1]))
+    model.graph.output.append(helper.make_tensor_value_info("x", TensorProto.INT8, [1]))
+    with pytest.raises(InvalidModelError):
+        formats.load(write(model, tmp_path / "m.onnx"))
+
+
+@pytest.mark.parametrize("part", ["op", "input", "attribute", "metadata"])
+def test_text_that_is_not_utf8_is_refused(tmp_path, part):
+    node = helper.make_node("Elu", ["w"], ["y"], alpha=1.0)
+    node.metadata_props.add(key="mark", value="metadata")
+    data = model_with(weight(), nodes=[node]).SerializeToString()
+    mark = {"op": b"Elu", "input": b"\x01w\x12", "attribute": b"alpha", "metadata": b"mark"}[part]
+    assert mark in data
+    broken = mark[:1] + b"\xff" + mark[2:]
+    (tmp_path / "m.onnx").write_bytes(data.replace(mark, broken))
+    with pytest.raises(FormatError):
+        formats.load(tmp_path / "m.onnx")
+
+
 def test_placeholders_cannot_be_smuggled_in(tmp_path):
     tensor = external("converter:0123456789abcdef/0", offset=0, length=WEIGHT.nbytes)
     with pytest.raises(ModelError):

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from google.protobuf.message import Message
 from onnx import TensorProto, helper, numpy_helper
 
 from converter.io import formats, import_onnx, meta
@@ -20,7 +21,7 @@ def messages(message: Any) -> Iterator[Any]:
     yield message
     for field, content in message.ListFields():
         if field.message_type is not None:
-            for inner in content if field.is_repeated else [content]:
+            for inner in [content] if isinstance(content, Message) else content:
                 yield from messages(inner)
 
 
