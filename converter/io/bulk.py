@@ -27,6 +27,7 @@ from converter.io.wire import Place
 DENSE_BYTES = 1 << 30
 """Largest tensor that a sparse one may become."""
 
+_SHARED_TIMES, _SHARED_BYTES = 16, 256 << 20
 _NUMBER = re.compile(r"[0-9]{1,19}", re.ASCII)
 _TYPED = ("float_data", "int32_data", "string_data", "int64_data", "double_data", "uint64_data")
 
@@ -56,6 +57,7 @@ class Bulk:
         self._data = data
         self._limits = limits
         self._room = limits.tensor_bytes
+        self._claimed: dict[str, int] = {}
         self._tensors: dict[str, ir.TensorProtocol] = {}
         self._token = f"converter:{secrets.token_hex(16)}/"
         self.files: dict[str, None] = {}
@@ -98,6 +100,7 @@ class Bulk:
             offset = _number(entries, "offset", 0, proto)
             length = _number(entries, "length", nbytes, proto)
         self._check_bytes(proto, nbytes, length, handle.nbytes - offset)
+        self._check_overlap(handle, nbytes)
         return FileTensor(
             handle,
             offset,
@@ -127,6 +130,18 @@ class Bulk:
                 "the tensors of the model are too large together",
                 where=where,
                 allowed=f"at most {self._limits.tensor_bytes} bytes",
+            )
+
+    def _check_overlap(self, handle: FileHandle, nbytes: int) -> None:
+        """Bound what tensors that share bytes of one file grow to when each is written apart."""
+        claimed = self._claimed.get(handle.path, 0) + nbytes
+        self._claimed[handle.path] = claimed
+        allowed = _SHARED_TIMES * handle.nbytes + _SHARED_BYTES
+        if claimed > allowed:
+            raise LimitExceededError(
+                f"the tensors in one file of {handle.nbytes} bytes declare {claimed} bytes",
+                where=quoted(handle.path),
+                allowed=f"at most {allowed} bytes: {_SHARED_TIMES} tensors on each byte",
             )
 
     def dense(self, sparse: onnx.SparseTensorProto) -> ir.TensorProtocol:

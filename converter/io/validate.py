@@ -108,6 +108,8 @@ class _Validator:
             _check_outputs(body)
         for each in scopes:
             self._check_names(each)
+        if not proto.graph.output:
+            raise InvalidModelError("the model has no outputs", where="the main graph")
         # inner scopes first: they enter what they take from outside
         for each in reversed(scopes):
             each.check_order()

@@ -29,7 +29,7 @@ def headers() -> Iterator[Case]:
         yield Case("header", f"opset {number}", "accept", made)
     yield Case("header", "no opset", "reject", edited(b.relu, lambda m: m.opset_import.pop()))
     yield Case("header", "no graph", "reject", edited(b.relu, lambda m: m.ClearField("graph")))
-    yield Case("header", "empty graph", "either", edited(b.relu, lambda m: m.graph.Clear()))
+    yield Case("header", "empty graph", "reject", edited(b.relu, lambda m: m.graph.Clear()))
     yield Case("header", "no domain", "reject", edited(b.relu, _custom_domain))
     texts = {
         "escape": "\x1b[2J\x1b]0;owned\x07",
@@ -257,7 +257,7 @@ def graphs() -> Iterator[Case]:
     yield Case("graph", "output twice", "either", nodes(r("x", "y"), outputs=[value("y")] * 2))
     yield Case("graph", "output is the input", "accept", nodes(r("x", "y"), outputs=[*y, x[0]]))
     yield Case("graph", "dead nodes", "accept", nodes(r("x", "y"), r("x", "z"), r("z", "u")))
-    yield Case("graph", "no outputs at all", "either", nodes(r("x", "y"), outputs=[]))
+    yield Case("graph", "no outputs at all", "reject", nodes(r("x", "y"), outputs=[]))
     yield Case("graph", "unknown operator", "either", nodes(node("Nonsense", ["x"], ["y"])))
     yield Case("graph", "names twice", "either", nodes(*[_named("Relu", *p) for p in ("xa", "ay")]))
     yield from _attributes()
