@@ -44,6 +44,7 @@ NEWEST_IR = 13
 NEWEST_OPSET = {"": 26, "ai.onnx.ml": 5}
 """What onnxruntime 1.31 loads; to be raised together with it."""
 
+_LARGEST_VERSION = (1 << 31) - 1
 _FIRST_WITH_OPSETS = 3  # IR version
 _FIRST_WITH_FREE_INITIALIZERS = 4
 _NO_IMPORT_NEEDED = {"com.microsoft"}  # onnxruntime brings its own set; files leave it out
@@ -297,7 +298,7 @@ def _imports(entries: Iterable[onnx.OperatorSetIdProto], where: str) -> dict[str
     # of several versions the last counts: onnxruntime and onnx_ir read them so
     found = {"" if e.domain in DEFAULT_DOMAINS else e.domain: e.version for e in entries}
     for domain, version in found.items():
-        newest = NEWEST_OPSET.get(domain, 1 << 31)
+        newest = NEWEST_OPSET.get(domain, _LARGEST_VERSION)
         if not 1 <= version <= newest:
             raise InvalidModelError(
                 f"version {version} of the operator set {quoted(domain or 'ai.onnx')}",

@@ -27,6 +27,9 @@ def headers() -> Iterator[Case]:
     for number in (7, 26):
         made = saved(lambda n=number: b.relu(opset=n, ir=13))
         yield Case("header", f"opset {number}", "accept", made)
+    for number in ((1 << 31), (1 << 63) - 1):
+        made = edited(b.relu, lambda m, n=number: _other_domain(m, n))
+        yield Case("header", f"opset {number} of a domain", "reject", made)
     yield Case("header", "no opset", "reject", edited(b.relu, lambda m: m.opset_import.pop()))
     yield Case("header", "no graph", "reject", edited(b.relu, lambda m: m.ClearField("graph")))
     yield Case("header", "empty graph", "reject", edited(b.relu, lambda m: m.graph.Clear()))
@@ -48,6 +51,11 @@ def headers() -> Iterator[Case]:
     )
     many = [(f"k{i}", "v") for i in range(20_000)]
     yield Case("header", "20,000 entries", "accept", edited(b.relu, _metadata(*many)))
+
+
+def _other_domain(made: onnx.ModelProto, version: int) -> None:
+    made.graph.node[0].domain = "other"
+    made.opset_import.add(domain="other", version=version)
 
 
 def _custom_domain(made: onnx.ModelProto) -> None:
