@@ -149,16 +149,23 @@ def save(
     path: PathLike,
     *,
     external_data: Literal["auto", "yes", "no"] = "auto",
+    in_place: bool = False,
 ) -> Path:
     """Write a model atomically; an existing file is replaced, never torn.
 
+    Args:
+        model: The model; it is not changed.
+        path: The output file; its suffix chooses the form.
+        external_data: Weights in a file of their own.
+        in_place: ``path`` may be the file that the model was loaded from.
+
     Raises:
-        UsageError: The folder is missing or not writable.
+        UsageError: The folder is missing or not writable, or the path is the model's own file.
         WriteError: Writing failed; nothing was left behind.
     """
     from converter.io import formats
 
-    return formats.save(model, Path(path), external_data=external_data).path
+    return formats.save(model, Path(path), external_data=external_data, in_place=in_place).path
 
 
 def verify(  # noqa: PLR0913 - the words of the command line, one argument each

@@ -358,14 +358,18 @@ def as_model(source: Any) -> ir.Model:
     import onnx
     import onnx_ir as ir
 
-    if isinstance(source, ir.Model):
-        return source.clone()  # it may have been edited since it was loaded from its file
-    if isinstance(source, onnx.ModelProto):
-        from converter.io.validate import validate
+    from converter.io.legacy import hide_defaults
+    from converter.io.validate import validate
 
+    if isinstance(source, ir.Model):
+        model = source.clone()  # it may have been edited since it was loaded from its file
+    elif isinstance(source, onnx.ModelProto):
         validate(source)
-        return ir.from_proto(source)
-    raise UsageError(
-        f"{type(source).__name__} is no model",
-        allowed="a path, an onnx_ir.Model or an onnx.ModelProto",
-    )
+        model = ir.from_proto(source)
+    else:
+        raise UsageError(
+            f"{type(source).__name__} is no model",
+            allowed="a path, an onnx_ir.Model or an onnx.ModelProto",
+        )
+    hide_defaults(model)
+    return model

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,39 +136,19 @@ def check_target(order: Order) -> None:
         UsageError: The folder is missing or not writable, the target is the input, or the suffix
             of the report says nothing of its form.
     """
-    for path, option in ((order.output.target, "OUT"), (order.output.report, "--report")):
-        if path is not None:
-            _check_writable(path, option)
-    report = order.output.report
-    if report is not None and report.suffix.lower() not in REPORTS:
-        raise UsageError(
-            f"a report cannot be written as {report.suffix or 'a file without a suffix'}",
-            where=f"--report {report}",
-            allowed=" or ".join(f"FILE{suffix}" for suffix in REPORTS),
-        )
-    target, source = order.output.target, order.source
-    if target is None or not isinstance(source, str | Path) or order.output.in_place:
+    from converter.io.atomic import check_target as check_path
+    from converter.io.formats import check_output
+
+    output, source = order.output, order.source
+    if output.target is not None:
+        given = source if isinstance(source, str | Path) else None
+        check_output(output.target, source=given, in_place=output.in_place)
+    if output.report is None:
         return
-    if target.exists() and Path(source).exists() and target.samefile(source):
+    check_path(output.report)
+    if output.report.suffix.lower() not in REPORTS:
         raise UsageError(
-            "the output is the input",
-            where=str(target),
-            hint="give another output file, or --in-place to replace the input",
-        )
-
-
-def _check_writable(path: Path, option: str) -> None:
-    folder = path.absolute().parent
-    reason = ""
-    if not folder.exists():
-        reason = f"the output folder {folder} does not exist"
-    elif not folder.is_dir():
-        reason = f"{folder} is not a folder"
-    elif path.is_dir():
-        reason = f"{path} is a folder, not a file"
-    elif not os.access(folder, os.W_OK | os.X_OK):
-        reason = f"the output folder {folder} is not writable"
-    if reason:
-        raise UsageError(
-            reason, where=f"{option} {path}", hint="make the folder, or choose another output"
+            f"a report cannot be written as {output.report.suffix or 'a file without a suffix'}",
+            where=f"--report {output.report}",
+            allowed=" or ".join(f"FILE{suffix}" for suffix in REPORTS),
         )

@@ -11,6 +11,7 @@ _HOMES = {
     "Deduplicate": "deduplicate",
     "Eliminate": "eliminate",
     "FoldConstants": "fold_constants",
+    "Freeze": "freeze",
     "Fuse": "fuse",
     "Prune": "prune",
     "Quantize": "quantize",

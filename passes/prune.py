@@ -215,8 +215,8 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
 
 def _obstacle(weight: _Weight, model: ir.Model, selection: Selection) -> str:
     """Return why the tensor must be left alone, or an empty text."""
-    if weight.value.is_graph_input() and model.ir_version >= 4:
-        return "can be overridden by the caller"  # before IR 4 every initializer was an input
+    if weight.value.is_graph_input():
+        return g.OVERRIDABLE
     if weight.tensor.dtype not in FLOATS:
         return f"element type {weight.tensor.dtype.name.lower()}"
     if any(node not in selection for node in weight.nodes):

@@ -18,6 +18,8 @@ import onnx_ir as ir
 META_PREFIX = "converter."
 Array = np.ndarray[Any, Any]
 DEFAULT_DOMAINS = ("", "ai.onnx")
+OVERRIDABLE = "it is an input that callers may override (the pass freeze changes that)"
+"""Why passes leave an initializer alone that is an input of the main graph too."""
 
 
 def graphs(model: ir.Model) -> Iterator[ir.Graph]:

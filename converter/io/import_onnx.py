@@ -22,6 +22,7 @@ from converter.errors import FormatError, InvalidModelError, ModelError
 from converter.io import meta, sniff, text, wire
 from converter.io.adapt import Adapter
 from converter.io.bulk import Bulk
+from converter.io.legacy import hide_defaults
 from converter.io.limits import DataFiles, LoadLimits, open_model, quoted
 from converter.io.skeleton import root_cause, to_skeleton
 from converter.io.validate import validate
@@ -65,6 +66,7 @@ def load_onnx(
         adapter.prepare(proto)
         model = _to_ir(proto, path)
         adapter.settle(model)
+        hide_defaults(model)
     if _sort(model):
         adapter.notes.append("nodes were not in topological order and were sorted")
         validate(to_skeleton(model)[0], limits)  # sorted, more types are known to it

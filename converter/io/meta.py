@@ -21,6 +21,12 @@ DATA_FILES = META_PREFIX + "data_files"
 FIELDS = META_PREFIX + "fields"
 """On the main graph (for the document) or a node: serialized fields kept as they were."""
 
+INPUT_ORDER = META_PREFIX + "input_order"
+"""On the main graph below IR version 4: names of its inputs, initializers among them."""
+
+LISTS_ALL = META_PREFIX + "lists_all"
+"""On the main graph below IR version 4: the document listed all of its initializers as inputs."""
+
 GRAPH_FIELDS = META_PREFIX + "graph_fields"
 """On a graph: serialized fields of a newer format, kept as they were."""
 

@@ -7,7 +7,7 @@ loading put aside (see :mod:`converter.io.meta`) is put back here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from onnx_ir import serde
 
 from converter.errors import InvalidModelError
 from converter.io import meta
+from converter.io.legacy import listed_inputs
 from converter.io.wire import INLINE_BYTES, new_token
 
 _QUANT_NAMES = "quant_parameter_tensor_names"  # where onnx_ir keeps them in a value's meta
@@ -108,18 +109,20 @@ class _Writer:
         _metadata(proto, model.metadata_props)
         for configuration in model.device_configurations:
             proto.configuration.add().CopyFrom(serde.serialize_model_configuration(configuration))
-        self.graph(proto.graph, model.graph)
+        self.graph(proto.graph, model.graph, listed_inputs(model))
         declare = model.ir_version >= _VALUE_INFO_IN_FUNCTIONS
         for function in model.functions.values():
             self.function(proto.functions.add(), function, declare=declare)
         _merge(proto, model.graph.meta.get(meta.FIELDS))
 
-    def graph(self, proto: onnx.GraphProto, graph: ir.Graph) -> None:
+    def graph(
+        self, proto: onnx.GraphProto, graph: ir.Graph, inputs: Sequence[ir.Value] | None = None
+    ) -> None:
         if graph.name:
             proto.name = graph.name
         if graph.doc_string:
             proto.doc_string = graph.doc_string
-        for value in graph.inputs:
+        for value in graph.inputs if inputs is None else inputs:
             _value(proto.input.add(), value)
         for value in graph.initializers.values():
             if value.const_value is None:

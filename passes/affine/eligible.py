@@ -33,11 +33,7 @@ def _weight_refusal(weight: ir.Value, row: QuantizableOp) -> str:
     tensor = g.constant(weight)
     if tensor is None:
         overridable = weight.is_graph_input() and weight.is_initializer()
-        return (
-            "the weight can be overridden by the caller"
-            if overridable
-            else "the weight is not constant"
-        )
+        return g.OVERRIDABLE if overridable else "the weight is not constant"
     if tensor.dtype != ir.DataType.FLOAT:
         return f"the weight is {tensor.dtype.name.lower()}, not float32"
     if (row.weight_ranks and len(tensor.shape) not in row.weight_ranks) or tensor.size == 0:

@@ -363,7 +363,9 @@ class TestLeftAlone:
         )
         outcome = quantize(model, [])
         assert not outcome.modified
-        assert reasons(outcome) == {"the weight can be overridden by the caller"}
+        assert reasons(outcome) == {
+            "it is an input that callers may override (the pass freeze changes that)"
+        }
 
     def test_branches_that_hold_weights(self) -> None:
         model = support.model_from_text(

@@ -159,7 +159,14 @@ def test_mapped_and_every_element_type(tmp_path):
         tensor = ir.Tensor(array, dtype=ir.DataType[name], name=name)
         model.graph.register_initializer(ir.Value(name=name, const_value=tensor))
     mapped = MappedTensor(ir.tensor(WEIGHT), lambda chunk, _: chunk * 2, name="mapped")
-    model.graph.register_initializer(ir.Value(name="mapped", const_value=mapped))
+    value = ir.Value(
+        name="mapped",
+        type=ir.TensorType(ir.DataType.FLOAT),
+        shape=ir.Shape(WEIGHT.shape),
+        const_value=mapped,
+    )
+    model.graph.register_initializer(value)
+    model.graph.outputs.append(value)
     for mode in ("no", "yes"):
         saved = formats.save(model, tmp_path / f"{mode}.onnx", external_data=mode)
         back = formats.load(saved.path).graph.initializers
