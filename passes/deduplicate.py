@@ -17,6 +17,7 @@ from converter.core.select import Selection
 from converter.core.tensors import FileTensor, chunks, little_endian
 from passes.rewriting import sizes
 from passes.rewriting.purity import is_repeatable
+from passes.rewriting.rename import renamed
 from passes.rewriting.work import Work
 
 if TYPE_CHECKING:
@@ -85,7 +86,7 @@ def _lift(work: Work, node: ir.Node, tensor: ir.TensorProtocol) -> None:
     name = old.name
     assert name is not None
     old.name = None
-    tensor.name = name
+    tensor = renamed(tensor, name)
     new = ir.Value(
         name=name,
         type=ir.TensorType(tensor.dtype),

@@ -17,6 +17,7 @@ from converter.errors import ConverterError
 from passes.rewriting import sizes
 from passes.rewriting.facts import Dims, static
 from passes.rewriting.purity import RANDOM, TRAINABLE, is_standard
+from passes.rewriting.rename import renamed
 from passes.rewriting.work import Applied, Result, Rule, Work
 
 if TYPE_CHECKING:
@@ -50,6 +51,22 @@ _TYPES = frozenset(
 _NEVER = {
     **dict.fromkeys(RANDOM, "it is random"),
     **dict.fromkeys(TRAINABLE, "it may be in training mode"),
+    **dict.fromkeys(
+        (
+            "ConcatFromSequence",
+            "Optional",
+            "OptionalGetElement",
+            "OptionalHasElement",
+            "SequenceAt",
+            "SequenceConstruct",
+            "SequenceEmpty",
+            "SequenceErase",
+            "SequenceInsert",
+            "SequenceLength",
+            "SplitToSequence",
+        ),
+        "it works on a sequence or an optional value",
+    ),
     "DequantizeLinear": "it stores a constant in fewer bits on purpose",
 }
 
@@ -107,7 +124,7 @@ def _shape_target(node: ir.Node, work: Work) -> Result:
     if target is None:
         return "more than one size of the target is unknown"
     cost = sizes.new_constant_bytes(8 * len(target), 1, node.inputs[1].name or "")
-    if not work.affords(cost - _cone_bytes(node.inputs[1])):
+    if not work.affords(cost - _cone_bytes(work, node.inputs[1])):
         return _BIGGER
     base = f"{node.inputs[1].name or 'shape'}_constant"
     work.set_input(node, 1, work.new_constant(node, base, np.array(target, np.int64)))
@@ -131,16 +148,21 @@ def _written(content: Dims, dims: Dims | None) -> list[int] | None:
     return [-1 if size == -2 else size for size in target]
 
 
-def _cone_bytes(value: ir.Value) -> int:
-    """Return the bytes of the chain of nodes that only this value needs."""
-    total = 0
-    current: ir.Value | None = value
-    while current is not None and len(current.uses()) == 1 and not current.is_graph_output():
+def _cone_bytes(work: Work, value: ir.Value) -> int:
+    """Return the bytes of the nodes and constants that only this value needs, counted low."""
+    total, steps = 0, 256
+    stack = [value]
+    while stack and steps:
+        steps -= 1
+        current = stack.pop()
+        if len(current.uses()) != 1 or current.is_graph_output():
+            continue
         producer = current.producer()
-        if producer is None or len(producer.outputs) != 1:
-            break
-        total += sizes.node_bytes(producer)
-        current = next((v for v in producer.inputs if v is not None), None)
+        if producer is None:
+            total += work.constant_saving(current, {use.node for use in current.uses()})
+        elif len(producer.outputs) == 1 and producer in work.selection:
+            total += sizes.node_bytes(producer)
+            stack.extend(v for v in producer.inputs if v is not None)
     return total
 
 
@@ -328,10 +350,16 @@ def _commit_all(work: Work, clusters: Sequence[_Cluster], found: _Foldable) -> N
 
 def _is_too_big(work: Work, cluster: _Cluster, found: _Foldable) -> bool:
     """Tell from the expected sizes that a cluster cannot pay; unknown sizes count nothing."""
-    cost = sum(
-        sizes.new_constant_bytes(found.nbytes.get(front, 0), 0, "") for front in cluster.fronts
-    )
+    cost = sum(_price(work, front, found.nbytes.get(front, 0), 0) for front in cluster.fronts)
     return not work.affords(cost - _gain(work, cluster))
+
+
+def _price(work: Work, front: ir.Value, nbytes: int, rank: int) -> int:
+    """Return the bytes of the constant that takes the place of a front."""
+    cost = sizes.new_constant_bytes(nbytes, rank, front.name or "")
+    producer = front.producer()
+    as_node = front.is_graph_output() or (producer is not None and work.wants_nodes(producer))
+    return cost + sizes.CONSTANT_NODE_BYTES if as_node else cost
 
 
 def _gain(work: Work, cluster: _Cluster) -> int:
@@ -352,7 +380,7 @@ def _refuse(work: Work, cluster: _Cluster, reason: str) -> None:
 def _commit(work: Work, cluster: _Cluster, values: dict[ir.Value, Array]) -> None:
     problem = next((p for p in (_problem(f, values[f]) for f in cluster.fronts) if p), None)
     arrays = [(front, values[front]) for front in cluster.fronts]
-    cost = sum(sizes.new_constant_bytes(a.nbytes, a.ndim, f.name or "") for f, a in arrays)
+    cost = sum(_price(work, front, array.nbytes, array.ndim) for front, array in arrays)
     if problem is None and not work.affords(cost - _gain(work, cluster)):
         problem = _BIGGER
     limit = work.context.settings.limits.fold_bytes
@@ -372,9 +400,13 @@ def _replace(work: Work, front: ir.Value, array: Array) -> None:
     public = front.is_graph_output()
     base = f"{front.name or 'value'}_constant" if public else front.name or "value"
     new = work.new_constant(producer, base, array, as_node=public)
+    name = front.name
     if work.redirect(front, new):
         if work.removable(producer):
             work.discard(producer)
+            if not public and name:
+                front.name = None
+                new.name = name
     elif (maker := new.producer()) is not None:
         work.discard(maker)
     else:
@@ -430,7 +462,10 @@ class _Runs:
                 return {}
             middle = len(clusters) // 2
             return self._run(clusters[:middle]) | self._run(clusters[middle:])
-        return {outputs[name]: np.asarray(array) for name, array in result.items()}
+        tensors = {
+            outputs[n]: a for n, a in result.items() if isinstance(a, np.ndarray | np.generic)
+        }
+        return {front: np.asarray(array) for front, array in tensors.items()}
 
 
 def _model_of(
@@ -452,7 +487,7 @@ def _model_of(
             name=name,
             type=ir.TensorType(tensor.dtype),
             shape=ir.Shape(tensor.shape.numpy()),
-            const_value=_alias(tensor, name),
+            const_value=renamed(tensor, name),
         )
         initializers.append(copy)
         copies[value] = copy
@@ -478,13 +513,3 @@ def _model_of(
 
 def _each(node: ir.Node) -> list[tuple[int, ir.Value]]:
     return list(enumerate(node.outputs))
-
-
-def _alias(tensor: ir.TensorProtocol, name: str) -> ir.TensorProtocol:
-    """Give a tensor another name without renaming the one that the model shares."""
-    return ir.LazyTensor(
-        lambda: tensor,
-        dtype=tensor.dtype,
-        shape=ir.Shape(tensor.shape.numpy()),
-        name=name,
-    )

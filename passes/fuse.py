@@ -218,7 +218,8 @@ def _fold(work: Work, layer: ir.Node, node: ir.Node, affine: _Affine) -> Result:
     bias = _bias(layer, plan.channels)
     if isinstance(bias, str):
         return bias
-    new_bias = (bias * affine.factor + affine.shift).astype(weight.dtype.numpy())
+    with np.errstate(over="ignore", invalid="ignore"):
+        new_bias = (bias * affine.factor + affine.shift).astype(weight.dtype.numpy())
     new_weight = _scaled(weight, ScaleChannels(affine.factor[plan.order], plan.period))
     if new_weight is None or not np.isfinite(new_bias).all():
         return f"the folded weights do not fit {weight.dtype.name}"

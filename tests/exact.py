@@ -44,8 +44,19 @@ def size(model: ir.Model) -> int:
     from converter.io.skeleton import to_skeleton
 
     skeleton = to_skeleton(model)[0]
-    inline = sum(len(t.raw_data) for t in skeleton.graph.initializer)
+    inline = _inline(skeleton.graph.node, skeleton.graph.initializer)
+    inline += sum(_inline(function.node, ()) for function in skeleton.functions)
     return skeleton.ByteSize() - inline + sum(tensor.nbytes for tensor in tensors(model))
+
+
+def _inline(nodes: Any, initializers: Any) -> int:
+    total = sum(len(tensor.raw_data) for tensor in initializers)
+    for node in nodes:
+        for attribute in node.attribute:
+            total += len(attribute.t.raw_data)
+            if attribute.HasField("g"):
+                total += _inline(attribute.g.node, attribute.g.initializer)
+    return total
 
 
 def content(model: ir.Model) -> bytes:
@@ -108,7 +119,7 @@ def _random(rng: np.random.Generator, shape: list[int], dtype: ir.DataType) -> A
 def assert_equal_outputs(
     before: ir.Model, after: ir.Model, feed: Feed, *, tolerance: float = 0.0
 ) -> None:
-    """Same names, types, shapes and values; ``tolerance`` relative to the output's largest value."""
+    """Same names, types, shapes and values; ``tolerance`` is a share of the largest."""
     old, new = support.run(before, feed), support.run(after, feed)
     assert list(old) == list(new)
     for name, expected in old.items():

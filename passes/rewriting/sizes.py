@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+CONSTANT_NODE_BYTES = 40
+"""What a Constant node takes beside its tensor and the name of its output."""
+
 _FIELD = 2  # tag and length of a short protobuf field
 
 

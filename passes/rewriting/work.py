@@ -311,7 +311,8 @@ class Work:
         graph = self.home(user)
         self.saved -= sizes.new_constant_bytes(tensor.nbytes, len(tensor.shape), name)
         kind, shape = ir.TensorType(tensor.dtype), ir.Shape(tensor.shape.numpy())
-        if as_node or self.scopes[graph].in_function or not self.free_initializers:
+        if as_node or self.wants_nodes(user):
+            self.saved -= sizes.CONSTANT_NODE_BYTES
             value = ir.Value(name=name, type=kind, shape=shape)
             attributes = [ir.AttrTensor("value", tensor)]
             graph.insert_before(user, ir.Node("", "Constant", [], attributes, outputs=[value]))
@@ -319,6 +320,10 @@ class Work:
         value = ir.Value(name=name, type=kind, shape=shape, const_value=tensor)
         graph.register_initializer(value)
         return value
+
+    def wants_nodes(self, user: ir.Node) -> bool:
+        """Tell whether constants that the node reads have to be Constant nodes."""
+        return self.scopes[self.home(user)].in_function or not self.free_initializers
 
     @property
     def free_initializers(self) -> bool:
