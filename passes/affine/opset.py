@@ -75,16 +75,16 @@ def _converted(model: ir.Model, context: Context) -> ir.Model:
 
     from converter.execution import sandbox
 
+    proto = ir.to_proto(model)
+    proto.ir_version = max(model.ir_version, _IR_VERSION)  # below 4 weights would be inputs
     data = sandbox.call(
         convert_bytes,
-        ir.to_proto(model).SerializeToString(),
+        proto.SerializeToString(),
         PER_CHANNEL_OPSET,
         limits=context.settings.limits,
         task="converting the opset",
     )
-    proto = onnx.ModelProto.FromString(data)
-    proto.ir_version = max(model.ir_version, _IR_VERSION)
-    new: ir.Model = ir.from_proto(proto)
+    new: ir.Model = ir.from_proto(onnx.ModelProto.FromString(data))
     return new
 
 
