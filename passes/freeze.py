@@ -31,7 +31,7 @@ class Freeze(Pass):
     """
 
     name: ClassVar[str] = "freeze"
-    summary: ClassVar[str] = "makes inputs that have a default value constant"
+    summary: ClassVar[str] = "make inputs that have a default value constant"
     exact: ClassVar[bool] = True
     changes_interface: ClassVar[bool] = True
 

@@ -18,6 +18,8 @@ import onnx_ir as ir
 META_PREFIX = "converter."
 Array = np.ndarray[Any, Any]
 DEFAULT_DOMAINS = ("", "ai.onnx")
+_GRAPH, _GRAPHS = ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS
+_TENSOR, _TENSORS = ir.AttributeType.TENSOR, ir.AttributeType.TENSORS
 OVERRIDABLE = "it is an input that callers may override (the pass freeze changes that)"
 """Why passes leave an initializer alone that is an input of the main graph too."""
 
@@ -28,19 +30,18 @@ def graphs(model: ir.Model) -> Iterator[ir.Graph]:
     while roots:
         graph = roots.pop(0)
         yield graph
-        inner = [g for node in graph for g in subgraphs(node)]
+        inner = [g for node in graph if node.attributes for g in subgraphs(node)]
         roots[:0] = inner
 
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """Yield the graphs that are attributes of the node."""
     for attribute in node.attributes.values():
-        if attribute.is_ref():
-            continue
-        if attribute.type == ir.AttributeType.GRAPH:
-            yield attribute.as_graph()
-        elif attribute.type == ir.AttributeType.GRAPHS:
-            yield from attribute.as_graphs()
+        kind = attribute.type
+        if kind is _GRAPH and not attribute.is_ref():
+            yield attribute.value
+        elif kind is _GRAPHS and not attribute.is_ref():
+            yield from attribute.value
 
 
 def walk(model: ir.Model) -> Iterator[ir.Node]:
@@ -73,8 +74,10 @@ def constant(value: ir.Value | None) -> ir.TensorProtocol | None:
     producer = value.producer()
     if is_op(producer, "Constant"):
         attribute = producer.attributes.get("value") if producer is not None else None
-        if attribute is not None and attribute.type == ir.AttributeType.TENSOR:
-            return attribute.as_tensor()
+        if attribute is not None and attribute.type is _TENSOR and not attribute.is_ref():
+            # ``as_tensor`` would check a protocol each time, which takes longer than all the rest
+            tensor: ir.TensorProtocol = attribute.value
+            return tensor
     return None
 
 
@@ -208,12 +211,10 @@ def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
         found = [v.const_value for v in graph.initializers.values() if v.const_value is not None]
         for node in graph:
             for attribute in node.attributes.values():
-                if attribute.is_ref():
-                    continue
-                if attribute.type == ir.AttributeType.TENSOR:
-                    found.append(attribute.as_tensor())
-                elif attribute.type == ir.AttributeType.TENSORS:
-                    found.extend(attribute.as_tensors())
+                if attribute.type is _TENSOR and not attribute.is_ref():
+                    found.append(attribute.value)
+                elif attribute.type is _TENSORS and not attribute.is_ref():
+                    found.extend(attribute.value)
         for tensor in found:
             if id(tensor) not in seen:
                 seen.add(id(tensor))
