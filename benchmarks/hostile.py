@@ -3,7 +3,7 @@
     python benchmarks/hostile.py [--group NAME]
 
 Every file is tried by its full path and by its bare name, each in a child process with 2 GiB beyond
-what it starts with, 20 seconds, and a secret beside the model's folder that must not come out.
+what it starts with, 10 seconds, and a secret beside the model's folder that must not come out.
 "ours" loads, reads every tensor and saves; "onnx" loads and runs the full checker; "onnx_ir" loads
 and reads every tensor and saves; "onnxruntime" makes a session. The figures are attempts as
 expected of all, then crashes (c), hangs (h), memory limit (m) and leaks (l).
@@ -16,6 +16,8 @@ import argparse
 import sys
 import tempfile
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,6 +28,7 @@ import onnx
 import onnx_ir as ir
 import onnxruntime as ort
 from hostile import attempt as trial
+from hostile.builders import Case
 from hostile.corpus import all_cases
 
 from converter.core.context import Limits
@@ -74,17 +77,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--group", default="", help="only this group of cases")
     group = parser.parse_args().group
-    trial.LIMITS = Limits(seconds=20, memory_bytes=2 << 30)
+    trial.LIMITS = Limits(seconds=10, memory_bytes=2 << 30)
     table: dict[str, dict[str, Counter[str]]] = defaultdict(lambda: defaultdict(Counter))
     cases = [case for case in all_cases() if group in {"", case.group}]
+    print(line("group", *TOOLS), flush=True)
+    for name, members in groupby(cases, key=lambda case: case.group):
+        measure(members, table[name])
+        print(line(name, *(cell(table[name][tool]) for tool in TOOLS)), flush=True)
+    total = {tool: sum((row[tool] for row in table.values()), Counter()) for tool in TOOLS}
+    print(line("all", *(cell(total[tool]) for tool in TOOLS)))
+
+
+def measure(cases: Iterable[Case], row: dict[str, Counter[str]]) -> None:
     for case in cases:
         for name, use in TOOLS.items():
             with tempfile.TemporaryDirectory(prefix="hostile-") as folder:
                 trial.prepare(case, Path(folder))
                 for bare in (False, True):
                     result = trial.attempt(Path(folder), use, bare=bare)
-                    count(table[case.group][name], case.expect, result, own=name in OWN_ERROR)
-    show(table)
+                    count(row[name], case.expect, result, own=name in OWN_ERROR)
 
 
 def count(row: Counter[str], expect: str, result: trial.Result, *, own: bool) -> None:
@@ -100,16 +111,8 @@ def count(row: Counter[str], expect: str, result: trial.Result, *, own: bool) ->
     row["expected"] += verdict in wanted and not result.leaked
 
 
-def show(table: dict[str, dict[str, Counter[str]]]) -> None:
-    total: dict[str, Counter[str]] = defaultdict(Counter)
-    lines = [("group", *TOOLS)]
-    for group, tools in table.items():
-        lines.append((group, *(cell(tools[name]) for name in TOOLS)))
-        for name, row in tools.items():
-            total[name].update(row)
-    lines.append(("all", *(cell(total[name]) for name in TOOLS)))
-    for line in lines:
-        print(" | ".join(f"{part:28}" for part in line).rstrip())
+def line(*parts: str) -> str:
+    return " | ".join(f"{part:24}" for part in parts).rstrip()
 
 
 def cell(row: Counter[str]) -> str:

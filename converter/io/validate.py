@@ -37,7 +37,8 @@ from converter.io.validate_tensor import (
     sparse_tensors_of,
     tensors_of,
 )
-from converter.ops.facts import FACTS, Known, NodeFacts
+from converter.ops.facts import FACTS
+from converter.ops.node_facts import Known, NodeFacts
 
 OLDEST_IR = 1
 NEWEST_IR = 13

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from converter.errors import InvalidModelError
 from converter.io.limits import quoted
-from converter.ops.facts import Known
+from converter.ops.node_facts import NOTHING, Known
 
 if TYPE_CHECKING:
     import onnx
@@ -107,7 +107,7 @@ class Scope:
             scope = scope.parent
         return False
 
-    def use(self, name: str, position: int) -> Known | None:
+    def use(self, name: str, position: int) -> Known:
         """Resolve a name used by the node at ``position`` and return what is known of it.
 
         Raises:
@@ -121,7 +121,7 @@ class Scope:
                     scope.captures.append((position, name))
                 if made >= position:
                     scope.in_order = False
-                return scope.known.get(name)
+                return scope.known.get(name, NOTHING)
             position, scope = scope.owner, scope.parent
         raise InvalidModelError(
             f"the value {quoted(name)} is used but nothing defines it", where=self.where
