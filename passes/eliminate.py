@@ -13,7 +13,8 @@ from converter.core.graph import constant, is_op, subgraphs
 from converter.core.params import Param
 from converter.core.select import Selection
 from passes.rewriting.facts import Dims, static
-from passes.rewriting.shapes import Question, slice_ranges
+from passes.rewriting.movement import slice_ranges
+from passes.rewriting.question import Question
 from passes.rewriting.work import Applied, Result, Rule, Work, is_unused_initializer
 
 if TYPE_CHECKING:
@@ -63,11 +64,11 @@ def eliminate(work: Work) -> None:
 
 def _remove_dead_nodes(work: Work) -> None:
     dead = [node for node in work.nodes() if work.removable(node)]
-    before = sum(1 for _ in work.nodes())
+    before = work.removed
     for node in dead:
         if work.alive(node):
             work.discard(node)
-    work.counts["dead_nodes_removed"] += before - sum(1 for _ in work.nodes())
+    work.counts["dead_nodes_removed"] += work.removed - before
     work.finish()
 
 
@@ -293,13 +294,17 @@ def _neutral(node: ir.Node, work: Work) -> Result:
         if tensor is None or tensor.size != 1 or tensor.dtype == ir.DataType.STRING:
             continue
         other = node.inputs[1 - operand]
-        rank = len(tensor.shape)
-        dims = work.facts.of(other).dims
-        if rank and (dims is None or len(dims) < rank):
-            continue
-        if _is_exactly(tensor, neutral):
+        if _is_exactly(tensor, neutral) and _has_rank(other, len(tensor.shape), work):
             return _bypass(node, work, other)
     return None
+
+
+def _has_rank(value: ir.Value | None, rank: int, work: Work) -> bool:
+    """Tell whether the value certainly has at least so many axes."""
+    if not rank:
+        return True
+    dims = work.facts.of(value).dims
+    return dims is not None and len(dims) >= rank
 
 
 def _is_exactly(tensor: ir.TensorProtocol, number: float) -> bool:

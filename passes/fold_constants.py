@@ -10,13 +10,13 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.core.contract import Outcome, Pass
-from converter.core.graph import DEFAULT_DOMAINS, constant, subgraphs
+from converter.core.graph import constant
 from converter.core.params import Param
 from converter.core.select import Selection
 from converter.errors import ConverterError
 from passes.rewriting import sizes
 from passes.rewriting.facts import Dims, static
-from passes.rewriting.purity import RANDOM, TRAINABLE, is_standard
+from passes.rewriting.foldable import BIGGER, Foldable, foldable
 from passes.rewriting.rename import renamed
 from passes.rewriting.work import Applied, Result, Rule, Work
 
@@ -25,50 +25,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_BIGGER = "the result would make the file bigger"
 _MOST_RUNS = 64  # bounds the search for the nodes that onnxruntime cannot compute
-_LARGEST_INPUT = 64 << 20
-_UNKNOWN_SIZE_INPUT = 64 << 10
 _SHARED_FROM = 256
 _MOST_ROUNDS = 8
-_TYPES = frozenset(
-    {
-        ir.DataType.BOOL,
-        ir.DataType.DOUBLE,
-        ir.DataType.FLOAT,
-        ir.DataType.FLOAT16,
-        ir.DataType.INT8,
-        ir.DataType.INT16,
-        ir.DataType.INT32,
-        ir.DataType.INT64,
-        ir.DataType.UINT8,
-        ir.DataType.UINT16,
-        ir.DataType.UINT32,
-        ir.DataType.UINT64,
-    }
-)
-
-_NEVER = {
-    **dict.fromkeys(RANDOM, "it is random"),
-    **dict.fromkeys(TRAINABLE, "it may be in training mode"),
-    **dict.fromkeys(
-        (
-            "ConcatFromSequence",
-            "Optional",
-            "OptionalGetElement",
-            "OptionalHasElement",
-            "SequenceAt",
-            "SequenceConstruct",
-            "SequenceEmpty",
-            "SequenceErase",
-            "SequenceInsert",
-            "SequenceLength",
-            "SplitToSequence",
-        ),
-        "it works on a sequence or an optional value",
-    ),
-    "DequantizeLinear": "it stores a constant in fewer bits on purpose",
-}
 
 
 @dataclass(frozen=True)
@@ -98,7 +57,7 @@ def fold_constants(work: Work) -> None:
     for _ in range(_MOST_ROUNDS):
         before = work.edits
         work.sweep(RULES)
-        found = _foldable(work)
+        found = foldable(work)
         _commit_all(work, _clusters(work, found), found)
         work.finish()
         if work.edits == before:
@@ -125,7 +84,7 @@ def _shape_target(node: ir.Node, work: Work) -> Result:
         return "more than one size of the target is unknown"
     cost = sizes.new_constant_bytes(8 * len(target), 1, node.inputs[1].name or "")
     if not work.affords(cost - _cone_bytes(work, node.inputs[1])):
-        return _BIGGER
+        return BIGGER
     base = f"{node.inputs[1].name or 'shape'}_constant"
     work.set_input(node, 1, work.new_constant(node, base, np.array(target, np.int64)))
     return Applied()
@@ -173,139 +132,12 @@ RULES = (Rule("shape_targets_folded", ("Reshape",), _shape_target),)
 
 
 @dataclass
-class _Foldable:
-    """Nodes whose outputs can be computed now.
-
-    Attributes:
-        nodes: In topological order.
-        known: Outputs that follow from shapes alone, by value.
-        nbytes: Expected size of outputs; absent where it is not known.
-    """
-
-    nodes: dict[ir.Node, None] = field(default_factory=dict)
-    known: dict[ir.Value, Array] = field(default_factory=dict)
-    nbytes: dict[ir.Value, int] = field(default_factory=dict)
-
-    def has(self, value: ir.Value | None) -> bool:
-        """Tell whether a value can be computed."""
-        producer = value.producer() if value is not None else None
-        return producer is not None and producer in self.nodes
-
-
-def _foldable(work: Work) -> _Foldable:
-    found = _Foldable()
-    for node in work.nodes():
-        if node.domain not in DEFAULT_DOMAINS or node.op_type == "Constant":
-            continue
-        if node.op_type in work.redefined or node not in work.selection or not node.outputs:
-            continue
-        vector = _known_vector(node, work)
-        if vector is not None:
-            found.nodes[node] = None
-            found.known[node.outputs[0]] = vector
-            found.nbytes[node.outputs[0]] = vector.nbytes
-        elif _is_constant_node(node, found):
-            reason = _obstacle(node, work, found)
-            if reason is None:
-                found.nodes[node] = None
-            else:
-                work.skip(node, "fold", reason)
-    return found
-
-
-def _known_vector(node: ir.Node, work: Work) -> Array | None:
-    """Return the output of a node that computes with shapes, if every element is certain."""
-    if len(node.outputs) != 1:
-        return None
-    fact = work.facts.of(node.outputs[0])
-    content = static(fact.content)
-    if content is None or fact.dtype != ir.DataType.INT64 or fact.dims is None:
-        return None
-    if len(fact.dims) > 1 or (not fact.dims and len(content) != 1):
-        return None
-    return np.array(content, np.int64).reshape(() if not fact.dims else (len(content),))
-
-
-def _is_constant_node(node: ir.Node, found: _Foldable) -> bool:
-    return all(v is None or constant(v) is not None or found.has(v) for v in node.inputs)
-
-
-def _obstacle(node: ir.Node, work: Work, found: _Foldable) -> str | None:
-    """Return why a node with constant inputs is not computed in advance."""
-    if node.op_type in _NEVER:
-        return _NEVER[node.op_type]
-    if not is_standard(node):
-        return "the operator is not part of the ONNX specification"
-    if next(subgraphs(node), None) is not None:
-        return "it has inner graphs"
-    if any(a.is_ref() for a in node.attributes.values()):
-        return "it depends on an attribute of the function's call"
-    if not node.inputs:
-        return "it has no inputs"
-    return _type_obstacle(node, work) or _size_obstacle(node, work, found)
-
-
-def _type_obstacle(node: ir.Node, work: Work) -> str | None:
-    for output in node.outputs:
-        if output.type is not None and not isinstance(output.type, ir.TensorType):
-            return "its result is not a tensor"
-        dtype = work.facts.of(output).dtype
-        if dtype is not None and dtype not in _TYPES:
-            return f"its result has type {dtype.name}"
-    if node.op_type in {"Div", "Mod"}:
-        return _division_obstacle(node)
-    return None
-
-
-def _division_obstacle(node: ir.Node) -> str | None:
-    """Integer division by 0, or of the smallest number by -1, ends the process that computes it."""
-    divisor = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    if divisor is None:
-        return "its divisor is not known yet"
-    array = divisor.numpy()
-    if array.dtype.kind in "iu" and bool(np.isin(array, (0, -1)).any()):
-        return "it divides integers by 0 or -1"
-    return None
-
-
-def _size_obstacle(node: ir.Node, work: Work, found: _Foldable) -> str | None:
-    given = 0
-    for value in dict.fromkeys(v for v in node.inputs if v is not None):
-        tensor = constant(value)
-        given += tensor.nbytes if tensor is not None else found.nbytes.get(value, 0)
-    if given > _LARGEST_INPUT:
-        return f"its inputs have {given} bytes"
-    total = 0
-    for output in node.outputs:
-        fact = work.facts.of(output)
-        known = fact.static
-        if known is None or fact.dtype is None:
-            return None if given <= _UNKNOWN_SIZE_INPUT else "the size of its result is not known"
-        nbytes = _nbytes(known, fact.dtype)
-        found.nbytes[output] = nbytes
-        total += nbytes
-    if total > work.context.settings.limits.fold_bytes:
-        return f"its result would have {total} bytes"
-    return _BIGGER if total > given + 1024 else None
-
-
-def _nbytes(dims: tuple[int, ...], dtype: ir.DataType) -> int:
-    count = 1
-    for size in dims:
-        count *= size
-    return (count * dtype.bitwidth + 7) // 8
-
-
-# Clusters: nodes that are kept or folded together, because they share the constants they free
-
-
-@dataclass
 class _Cluster:
     nodes: list[ir.Node] = field(default_factory=list)
     fronts: list[ir.Value] = field(default_factory=list)
 
 
-def _clusters(work: Work, found: _Foldable) -> list[_Cluster]:
+def _clusters(work: Work, found: Foldable) -> list[_Cluster]:
     """Group foldable nodes; a front is an output that something outside the group reads."""
     parent: dict[object, object] = {}
 
@@ -328,27 +160,26 @@ def _clusters(work: Work, found: _Foldable) -> list[_Cluster]:
     return [cluster for cluster in groups.values() if cluster.fronts]
 
 
-def _is_front(value: ir.Value, found: _Foldable) -> bool:
+def _is_front(value: ir.Value, found: Foldable) -> bool:
     return value.is_graph_output() or any(use.node not in found.nodes for use in value.uses())
 
 
-def _commit_all(work: Work, clusters: Sequence[_Cluster], found: _Foldable) -> None:
+def _commit_all(work: Work, clusters: Sequence[_Cluster], found: Foldable) -> None:
     """Compute all clusters in as few runs as possible and replace those that pay."""
-    wanted: dict[tuple[tuple[str, int], ...], list[_Cluster]] = {}
+    wanted: dict[int, list[_Cluster]] = {}
     for cluster in clusters:
         if _is_too_big(work, cluster, found):
-            _refuse(work, cluster, _BIGGER)
+            _refuse(work, cluster, BIGGER)
             continue
-        opsets = work.scopes[work.home(cluster.nodes[0])].opsets
-        wanted.setdefault(opsets, []).append(cluster)
-    for opsets, group in wanted.items():
-        values = _Runs(work, found, dict(opsets)).compute(group)
+        wanted.setdefault(work.opset(cluster.nodes[0]), []).append(cluster)
+    for opset, group in wanted.items():
+        values = _Runs(work, found, {"": opset}).compute(group)
         for cluster in group:
             if all(front in values for front in cluster.fronts):
                 _commit(work, cluster, values)
 
 
-def _is_too_big(work: Work, cluster: _Cluster, found: _Foldable) -> bool:
+def _is_too_big(work: Work, cluster: _Cluster, found: Foldable) -> bool:
     """Tell from the expected sizes that a cluster cannot pay; unknown sizes count nothing."""
     cost = sum(_price(work, front, found.nbytes.get(front, 0), 0) for front in cluster.fronts)
     return not work.affords(cost - _gain(work, cluster))
@@ -382,7 +213,7 @@ def _commit(work: Work, cluster: _Cluster, values: dict[ir.Value, Array]) -> Non
     arrays = [(front, values[front]) for front in cluster.fronts]
     cost = sum(_price(work, front, array.nbytes, array.ndim) for front, array in arrays)
     if problem is None and not work.affords(cost - _gain(work, cluster)):
-        problem = _BIGGER
+        problem = BIGGER
     limit = work.context.settings.limits.fold_bytes
     if problem is None and any(array.nbytes > limit for _, array in arrays):
         problem = f"its result is larger than {limit} bytes"
@@ -430,7 +261,7 @@ class _Runs:
     """Computes values with onnxruntime: all at once, and in halves where that fails."""
 
     work: Work
-    found: _Foldable
+    found: Foldable
     opsets: dict[str, int]
     left: int = _MOST_RUNS
 
@@ -469,7 +300,7 @@ class _Runs:
 
 
 def _model_of(
-    clusters: Sequence[_Cluster], found: _Foldable, opsets: dict[str, int]
+    clusters: Sequence[_Cluster], found: Foldable, opsets: dict[str, int]
 ) -> tuple[ir.Model, dict[str, ir.Value]]:
     """Copy the nodes of the clusters into a model without inputs; outputs by their names in it."""
     copies: dict[ir.Value, ir.Value] = {}

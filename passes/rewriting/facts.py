@@ -120,7 +120,8 @@ class Facts:
         return Fact(value.dtype if isinstance(value.type, ir.TensorType) else None, dims)
 
     def _apply(self, node: ir.Node) -> None:
-        from passes.rewriting.shapes import RULES, Question
+        from passes.rewriting.question import Question
+        from passes.rewriting.shapes import RULES
 
         rule = RULES.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
         facts: tuple[Fact, ...] = ()

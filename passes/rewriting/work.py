@@ -70,14 +70,12 @@ class Scope:
     Attributes:
         graph: The graph.
         opset: Version of the default operator set.
-        opsets: All operator sets in force.
         parents: Graphs around it, outermost first.
         in_function: It belongs to a model function, which cannot have initializers.
     """
 
     graph: ir.Graph
     opset: int
-    opsets: tuple[tuple[str, int], ...]
     parents: tuple[ir.Graph, ...]
     in_function: bool
 
@@ -93,8 +91,7 @@ def scopes_of(model: ir.Model) -> list[Scope]:
         stack: list[tuple[ir.Graph, tuple[ir.Graph, ...]]] = [(root, ())]
         while stack:
             graph, parents = stack.pop()
-            imports = tuple(sorted(opsets.items()))
-            found.append(Scope(graph, version, imports, parents, in_function))
+            found.append(Scope(graph, version, parents, in_function))
             inner = [g for node in graph for g in subgraphs(node)]
             stack.extend((g, (*parents, graph)) for g in reversed(inner))
     return found
@@ -120,7 +117,8 @@ class Work:
     saved: int = 0
     edits: int = 0
     _skips: dict[tuple[ir.Node, str], str] = field(default_factory=dict)
-    _dead: dict[ir.Node, ir.Graph] = field(default_factory=dict)
+    _dead: dict[ir.Node, None] = field(default_factory=dict)
+    _pending: list[tuple[ir.Node, ir.Graph]] = field(default_factory=list)
     _orphans: dict[ir.Value, None] = field(default_factory=dict)
     _queue: deque[ir.Node] = field(default_factory=deque)
     _queued: set[ir.Node] = field(default_factory=set)
@@ -167,6 +165,11 @@ class Work:
         graph = node.graph
         assert isinstance(graph, ir.Graph)
         return graph
+
+    @property
+    def removed(self) -> int:
+        """Number of nodes removed so far."""
+        return len(self._dead)
 
     def alive(self, node: ir.Node) -> bool:
         """Tell whether the node is still part of the model."""
@@ -231,7 +234,8 @@ class Work:
     def _detach(self, node: ir.Node) -> list[ir.Value]:
         """Mark the node as dead, captured values of inner graphs included."""
         self.edits += 1
-        self._dead[node] = self.home(node)
+        self._dead[node] = None
+        self._pending.append((node, self.home(node)))
         self.saved += sizes.node_bytes(node)
         loose: list[ir.Value] = []
         users = [node]
@@ -242,7 +246,7 @@ class Work:
                     loose.append(value)
             for graph in subgraphs(user):
                 users.extend(graph)
-                self._dead.update((inner, graph) for inner in graph)
+                self._dead.update((inner, None) for inner in graph)
         return loose
 
     def _release(self, values: list[ir.Value]) -> None:
@@ -398,9 +402,9 @@ class Work:
     def finish(self) -> None:
         """Take dead nodes out of their graphs and drop constants that lost their last user."""
         by_graph: dict[ir.Graph, list[ir.Node]] = {}
-        for node, graph in self._dead.items():
-            if node.graph is graph:
-                by_graph.setdefault(graph, []).append(node)
+        for node, graph in self._pending:
+            by_graph.setdefault(graph, []).append(node)
+        self._pending.clear()
         for graph, nodes in by_graph.items():
             graph.remove(nodes)
         for value in self._orphans:
