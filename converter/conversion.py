@@ -300,8 +300,7 @@ class _Conversion:
         write_reproducer(
             checks.reproducer,
             original,
-            self.order.passes,
-            seed=self.order.seed,
+            self.order.recipe(),
             error=error,
             weights=checks.reproducer_weights,
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,7 @@ from converter.errors import WriteError
 from converter.pipeline.provenance import versions
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from converter.core.contract import Pass
+    from converter.core.recipe import Recipe
 
 _KEEP_BELOW = (
     64  # elements; smaller tensors are shapes, axes and scalars that the graph needs as they are
@@ -26,9 +25,8 @@ _KEEP_BELOW = (
 def write_reproducer(
     folder: Path,
     model: ir.Model,
-    passes: Sequence[Pass],
+    recipe: Recipe,
     *,
-    seed: int,
     error: Exception,
     weights: bool = False,
 ) -> None:
@@ -37,8 +35,7 @@ def write_reproducer(
     Args:
         folder: Made when missing.
         model: The model as it was loaded.
-        passes: The whole pipeline.
-        seed: Seed of the run, and of the noise that replaces the weights.
+        recipe: What was asked for. Samples stay out of the folder: made-up ones take their place.
         error: What went wrong.
         weights: Keep the real weights. By default float tensors of 64 elements or more become
             seeded noise of the same type, shape, mean and standard deviation, so that the folder
@@ -47,7 +44,7 @@ def write_reproducer(
     Raises:
         WriteError: The folder cannot be written.
     """
-    from converter.core.recipe import Recipe, write_recipe
+    from converter.core.recipe import RecipeData, write_recipe
     from converter.io.atomic import write_text
     from converter.io.formats import save
 
@@ -57,8 +54,10 @@ def write_reproducer(
         raise WriteError(
             f"the reproducer folder cannot be made: {problem.strerror}", where=str(folder)
         ) from problem
+    seed = recipe.seed or 0
     save(model if weights else without_weights(model, seed), folder / "model.onnx")
-    write_text(folder / "recipe.toml", write_recipe(Recipe(passes=tuple(passes), seed=seed)))
+    shared = replace(recipe, data=RecipeData(path="synthetic", batch=recipe.data.batch))
+    write_text(folder / "recipe.toml", write_recipe(shared))
     record: dict[str, Any] = {
         "error": str(error),
         "kind": type(error).__name__,

@@ -37,27 +37,21 @@ class Check:
     def __str__(self) -> str:
         if self.measured is None:
             return f"{self.metric}: {self.detail}"
-        unit = "x" if self.limit.endswith("x") else ""
-        figure = _milliseconds if self.metric == "latency" else _number
-        shown = f"{_number(self.measured)}x" if unit else figure(self.measured)
+        ratio = self.limit.endswith("x")
+        shown = f"{self.measured:.4g}x" if ratio else _amount(self.metric, self.measured)
         words = f"{self.limit} measured {shown}"
-        if unit and self.original is not None and self.converted is not None:
-            words += f" ({figure(self.original)} -> {figure(self.converted)})"
+        if ratio and self.original is not None and self.converted is not None:
+            before, after = (_amount(self.metric, v) for v in (self.original, self.converted))
+            words += f" ({before} -> {after})"
         return words + (f" ({self.detail})" if self.detail else "")
 
 
 def _amount(metric: str, value: float) -> str:
     if metric == "latency":
-        return f"{_number(value * 1e3)} ms"
-    return f"{value / 1e3:,.0f} kB" if metric == "size" else _number(value)
-
-
-def _number(value: float) -> str:
+        return f"{value * 1e3:.4g} ms"
+    if metric == "size":
+        return f"{value / 1e3:,.1f} kB"
     return f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
-
-
-def _milliseconds(value: float) -> str:
-    return f"{value * 1e3:.4g} ms"
 
 
 @dataclass(frozen=True)
