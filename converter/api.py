@@ -208,7 +208,7 @@ def verify(  # noqa: PLR0913 - the words of the command line, one argument each
     ).open(before, seed)
     assert given is not None
     with tempfile.TemporaryDirectory(prefix="onnxpress-") as folder:
-        settings = _settings(folder, threads, custom_op_library)
+        settings = _settings(folder, [before, after], threads, custom_op_library)
         return compare(
             materialize(before, Path(folder)),
             materialize(after, Path(folder)),
@@ -260,7 +260,7 @@ def bench(  # noqa: PLR0913 - the words of the command line, one argument each
     dataset = given.open(loaded[0], seed)
     assert dataset is not None
     with tempfile.TemporaryDirectory(prefix="onnxpress-") as folder:
-        settings = _settings(folder, threads, custom_op_library)
+        settings = _settings(folder, loaded, threads, custom_op_library)
         paths = [materialize(model, Path(folder)) for model in loaded]
         return measure(
             paths, dataset, settings=settings, seconds=seconds, progress=progress or Silent()
@@ -297,8 +297,17 @@ def _recipe(passes: str | Iterable[Pass], recipe: PathLike | Recipe | None) -> R
     return read_recipe(recipe)
 
 
-def _settings(folder: str, threads: int, library: PathLike | None) -> RunSettings:
-    return RunSettings(threads=threads, workspace=Path(folder), custom_op_library=_path(library))
+def _settings(
+    folder: str, models: Sequence[ir.Model], threads: int, library: PathLike | None
+) -> RunSettings:
+    from converter.pipeline.deadline import limits_for
+
+    return RunSettings(
+        limits=limits_for(models),
+        threads=threads,
+        workspace=Path(folder),
+        custom_op_library=_path(library),
+    )
 
 
 def _path(path: PathLike | None) -> Path | None:

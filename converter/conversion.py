@@ -15,12 +15,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.core.context import Context, Dataset, Limits, RunSettings
+from converter.core.context import Context, Dataset, RunSettings
 from converter.core.contract import Need
 from converter.core.observe import Observer, Progress, Silent
 from converter.errors import ConverterError, UsageError, VerificationError
 from converter.order import Order, Samples, check_target
-from converter.pipeline.deadline import time_limit
+from converter.pipeline.deadline import limits_for, time_limit
 from converter.pipeline.pipeline import Pipeline, Policy
 from converter.pipeline.services import LocalServices
 
@@ -76,14 +76,10 @@ class _Conversion:
     def __init__(
         self, order: Order, folder: Path, progress: Progress, observers: Sequence[Observer]
     ) -> None:
-        limits = Limits()
-        if order.time_limit is not None:
-            limits = replace(limits, seconds=min(limits.seconds, order.time_limit))
         self.order = order
         self.observers = observers
         self.progress = progress
         self.settings = RunSettings(
-            limits=limits,
             threads=order.threads,
             workspace=folder,
             custom_op_library=order.custom_op_library,
@@ -98,8 +94,11 @@ class _Conversion:
 
         order = self.order
         budget = Budget.parse(order.checks.budget)
+        if not order.checks.verify:
+            budget.check_static()
         check_target(order)
         original = self._load()
+        self.settings = replace(self.settings, limits=limits_for([original], order.time_limit))
         self.report = self._first_report(original)
         try:
             return self._execute(original, budget)
@@ -117,7 +116,7 @@ class _Conversion:
         run = self._run_passes(original, data, samples)
         model = self._stamp(original, run.model)
         verdict = self._verify(original, model, samples, budget)
-        if verdict is not None and samples is not None and not verdict.passed:
+        if verdict is not None and not verdict.passed:
             self._reject(original, model, run, verdict, samples)
         files = self._write(model)
         report = self._finish(model, files, verdict)
@@ -185,16 +184,19 @@ class _Conversion:
         samples: Dataset | None,
         budget: Budget,
     ) -> Verdict | None:
-        if not self.order.checks.verify or samples is None:
-            return None
         from converter.execution.runner import materialize
-        from converter.verification.verify import verify
+        from converter.verification.verify import verify, verify_sizes
 
-        before = self._subfolder("original")
-        after = self._subfolder("converted")
+        running = self.order.checks.verify and samples is not None
+        if not running and not budget:
+            return None
+        before = materialize(original, self._subfolder("original"))
+        after = materialize(model, self._subfolder("converted"))
+        if samples is None or not running:
+            return verify_sizes(before, after, budget)
         return verify(
-            materialize(original, before),
-            materialize(model, after),
+            before,
+            after,
             samples,
             budget=budget,
             settings=self.settings,
@@ -263,7 +265,7 @@ class _Conversion:
         from converter.report.report import FileFacts
 
         report = self._update(
-            status="done" if verdict is not None else "not verified",
+            status="done" if self.order.checks.verify else "not verified",
             target=FileFacts.of(model, files),
             verdict=verdict,
         )
@@ -311,7 +313,7 @@ class _Conversion:
         model: ir.Model,
         run: Run,
         verdict: Verdict,
-        samples: Dataset,
+        samples: Dataset | None,
     ) -> None:
         """Say which budget was missed, by how much, and which pass cost most.
 
@@ -322,7 +324,9 @@ class _Conversion:
         from converter.report.report import FileFacts
 
         kept = self._write(model) if self.order.output.keep else []
-        culprit = blame(original, run, verdict, samples, self.settings)
+        culprit = ""
+        if samples is not None and self.order.checks.verify:
+            culprit = blame(original, run, verdict, samples, self.settings)
         missed = "; ".join(str(check) for check in verdict.checks if not check.passed)
         error = VerificationError(
             f"the result misses its budget: {missed}" + (f". {culprit}" if culprit else ""),

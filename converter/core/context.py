@@ -8,6 +8,7 @@ and a test builds a context in three lines: ``Context(services=StubServices())``
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -32,11 +33,14 @@ class Limits:
 
     Attributes:
         seconds: Longest time that one call in the child process may take.
+        patience: Longest time between two signs of progress of such a call; the first comes after
+            the sessions are made and the first batch was run.
         memory_bytes: Address space of the child process beyond what it starts with.
         fold_bytes: Largest single constant that folding may create.
     """
 
     seconds: float = 600.0
+    patience: float = math.inf
     memory_bytes: int = 16 << 30
     fold_bytes: int = 1 << 20
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +46,13 @@ def run_model(
     with tempfile.TemporaryDirectory(prefix="run-", dir=settings.workspace) as folder:
         path = materialize(with_outputs(model, outputs), Path(folder))
         found: list[dict[str, Any]] = sandbox.call(
-            _run, path, feeds, outputs, settings=settings, limits=settings.limits
+            _run,
+            path,
+            feeds,
+            outputs,
+            settings=settings,
+            limits=settings.limits,
+            on_progress=lambda _: None,
         )
     return found
 
@@ -57,11 +63,16 @@ def _run(
     outputs: Sequence[str] | None,
     *,
     settings: RunSettings,
+    progress: Callable[[int], None],
 ) -> list[dict[str, Any]]:
     from converter.execution.session import Session
 
     session = Session(path, threads=settings.threads, custom_op_library=settings.custom_op_library)
-    return [session.run(feed, outputs) for feed in feeds]
+    found = []
+    for feed in feeds:
+        found.append(session.run(feed, outputs))
+        progress(1)
+    return found
 
 
 def with_outputs(model: ir.Model, names: Sequence[str] | None) -> ir.Model:

@@ -97,7 +97,7 @@ def call(
         )
     os.close(result_out)
     os.close(log_out)
-    child = _Child(pid, result_in, log_in, limits)
+    child = _Child(pid, result_in, log_in, limits, watched=on_progress is not None)
     try:
         kind, value = child.message()
         while kind == _PROGRESS:
@@ -244,7 +244,7 @@ def _send(descriptor: int, kind: bytes, value: Any) -> None:
 class _Child:
     """The parent's side of a running child."""
 
-    def __init__(self, pid: int, result: int, log: int, limits: Limits) -> None:
+    def __init__(self, pid: int, result: int, log: int, limits: Limits, *, watched: bool) -> None:
         self.pid = pid
         self.limits = limits
         self.status: int | None = None
@@ -252,6 +252,9 @@ class _Child:
         self._result = result
         self._log = log
         self._deadline = time.monotonic() + limits.seconds
+        # without signs of progress there is nothing to be impatient about
+        self._patience = limits.patience if watched else math.inf
+        self._next_sign = time.monotonic() + self._patience
         self._poll = select.poll()
         for descriptor in (result, log):
             os.set_blocking(descriptor, False)
@@ -273,6 +276,7 @@ class _Child:
         if sum(sizes) > budget:
             raise ValueError("a message of impossible size")
         description = self._read(length)
+        self._next_sign = time.monotonic() + self._patience
         return kind, codec.decode(description, [self._read(size) for size in sizes])
 
     def wait(self, *, patience: float) -> None:
@@ -314,7 +318,7 @@ class _Child:
     def _await(self) -> None:
         """Return when the pipe of results may have something to read."""
         while True:
-            left = self._deadline - time.monotonic()
+            left = min(self._deadline, self._next_sign) - time.monotonic()
             if left <= 0:
                 raise TimeoutError
             ready = {descriptor for descriptor, _ in self._poll.poll(min(left, 0.25) * 1000)}
@@ -352,10 +356,13 @@ def _error(kind: bytes, value: Any, task: str, child: _Child) -> ConverterError:
     if kind == _OURS:
         return _rebuilt(value)
     if kind == _LATE:
+        allowed = f"{child.limits.seconds:.3g} seconds in all"
+        if child.limits.patience < child.limits.seconds:
+            allowed += f" and {child.limits.patience:.3g} seconds for one batch"
         return LimitExceededError(
             f"{task} took too long",
-            allowed=f"{child.limits.seconds:g} seconds",
-            hint="raise the time limit, or use a smaller model or fewer samples",
+            allowed=allowed,
+            hint="set a longer --time-limit, or use a smaller model or fewer samples",
         )
     if kind == _MEMORY:
         return _memory_error(task, child)

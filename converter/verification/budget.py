@@ -23,7 +23,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-from converter.errors import ParameterError
+from converter.errors import ParameterError, UsageError
 
 Relation = Literal["<=", ">="]
 _RATIO = {"x": 0.0, "%": 0.0}
@@ -73,6 +73,10 @@ METRICS: dict[str, Metric] = {
     "max_error": Metric("<=", {"": 1.0}),
     "max_rel_error": Metric("<=", _SHARE),
 }
+
+
+STATIC = ("size", "nodes", "params")
+"""Metrics that take no run of a model."""
 
 
 @dataclass(frozen=True)
@@ -133,6 +137,21 @@ class Budget:
 
     def __bool__(self) -> bool:
         return bool(self.limits)
+
+    def check_static(self) -> None:
+        """Refuse metrics that take running the models.
+
+        Raises:
+            UsageError: Names them.
+        """
+        running = [limit.text for limit in self.limits if limit.metric not in STATIC]
+        if running:
+            raise UsageError(
+                f"without verification {', '.join(running)} cannot be measured",
+                where="--budget and --no-verify",
+                allowed=f"with --no-verify: {', '.join(STATIC)}",
+                hint="leave out --no-verify",
+            )
 
     def names(self, metric: str) -> bool:
         """Tell whether a term is about this metric."""

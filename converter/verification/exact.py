@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,14 +84,24 @@ def compare_models(
             most_batches=MOST_BATCHES,
         )
         found = sandbox.call(
-            _compare, work, dataset, limits=settings.limits, task="comparing the models"
+            _compare,
+            work,
+            dataset,
+            limits=settings.limits,
+            on_progress=lambda _: None,
+            task="comparing the models",
         )
     return summarize([OutputDifference(**o) for o in found["outputs"]])
 
 
-def _compare(work: Work, dataset: Iterable[Batch | Mapping[str, Any]]) -> dict[str, Any]:
+def _compare(
+    work: Work,
+    dataset: Iterable[Batch | Mapping[str, Any]],
+    *,
+    progress: Callable[[int], None],
+) -> dict[str, Any]:
     batches = (item if isinstance(item, Batch) else Batch(item) for item in dataset)
-    return compare(work, batches)
+    return compare(work, batches, progress=progress)
 
 
 def summarize(outputs: list[OutputDifference]) -> Difference:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from converter.core.context import RunSettings
 from converter.core.observe import Progress, Silent
 from converter.errors import DataError, MissingDataError
 from converter.execution import sandbox
@@ -20,7 +21,7 @@ from converter.verification.compare import Work, compare
 from converter.verification.verdict import Check, Verdict
 
 if TYPE_CHECKING:
-    from converter.core.context import Dataset, Limits, RunSettings
+    from converter.core.context import Dataset, Limits
 
 LATENCY_SECONDS = 1.0
 USUAL_BATCHES = 256
@@ -81,6 +82,14 @@ def verify(  # noqa: PLR0913 - the interface of verification
     return judge(_Measured(found, sizes, (original.name, converted.name), work), dataset, budget)
 
 
+def verify_sizes(original: Path, converted: Path, budget: Budget) -> Verdict:
+    """Judge what can be judged without running a model: size, nodes, parameters."""
+    nothing = {"outputs": [], "scores": [], "random": {}, "samples": 0, "runs": 0, "times": None}
+    sizes = measure_size(original), measure_size(converted)
+    work = Work(original, converted, RunSettings())
+    return judge(_Measured(nothing, sizes, (original.name, converted.name), work), None, budget)
+
+
 def _limits(limits: Limits, batches: int) -> Limits:
     """Grant more time for more samples; the limit stands for a usual number of them."""
     return replace(limits, seconds=limits.seconds * max(1.0, batches / USUAL_BATCHES))
@@ -107,7 +116,7 @@ class _Measured:
             )
 
 
-def judge(measured: _Measured, dataset: Dataset, budget: Budget) -> Verdict:
+def judge(measured: _Measured, dataset: Dataset | None, budget: Budget) -> Verdict:
     """Hold what was measured against the budget."""
     checks = [_check(limit, measured) for limit in budget.limits]
     checks += [
@@ -127,15 +136,15 @@ def judge(measured: _Measured, dataset: Dataset, budget: Budget) -> Verdict:
         latency=measured.latency,
         samples=measured.samples,
         runs=measured.runs,
-        synthetic=dataset.synthetic,
-        data=dataset.description,
+        synthetic=dataset is not None and dataset.synthetic,
+        data="" if dataset is None else dataset.description,
         notes=tuple(_notes(measured, dataset)),
     )
 
 
-def _notes(measured: _Measured, dataset: Dataset) -> list[str]:
+def _notes(measured: _Measured, dataset: Dataset | None) -> list[str]:
     notes = []
-    if dataset.synthetic:
+    if dataset is not None and dataset.synthetic:
         notes.append(
             "the inputs were made up: the figures say that the model still works, not how well; "
             "give real samples with --data"
