@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from converter.core.context import Dataset, Limits
 
 LATENCY_SECONDS = 1.0
+SLOWER = 1.1
+"""Ratio of latencies from which on the verdict says so; below it is noise."""
 USUAL_BATCHES = 256
 _Found = tuple[float | None, float | None, str]
 
@@ -148,6 +150,11 @@ def _notes(measured: _Measured, dataset: Dataset | None) -> list[str]:
         notes.append(
             "the inputs were made up: the figures say that the model still works, not how well; "
             "give real samples with --data"
+        )
+    if measured.latency is not None and measured.latency.models[1].ratio > SLOWER:
+        notes.append(
+            f"the converted model is slower: {measured.latency.models[1].ratio:.2f}x the time of "
+            "the original on this machine"
         )
     notes += [
         f"output {name!r} is random by nature ({reason}): only its shape and type were compared"
