@@ -14,6 +14,7 @@ import typer
 
 from converter.cli import options as opt
 from converter.cli.progress import PassBars, watching
+from converter.cli.streams import silence_stdout
 
 _MISSED = 6  # exit code of a missed budget, as in converter.errors.VerificationError
 
@@ -245,8 +246,6 @@ def _show(what: str, data: Any, *, quiet: bool, json: bool) -> None:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        from converter.cli.entry import silence_stdout
-
         silence_stdout()
 
 

@@ -10,12 +10,12 @@ import contextlib
 import errno
 import gc
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from converter.cli.streams import harden_streams, silence_stdout
 from converter.errors import ConverterError
 
 DEFAULT = "convert"
@@ -28,7 +28,7 @@ _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code (see :mod:`converter.errors` for the codes)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    _harden_streams()
+    harden_streams()
     program = _program()
     name, rest = split_command(arguments)
     try:
@@ -85,20 +85,6 @@ def _program() -> str:
     """The name under which the program was called: ``convert``, ``onnxpress`` or the module."""
     name = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "convert"
     return "python -m converter" if name == "__main__.py" else name.removesuffix(".exe")
-
-
-def _harden_streams() -> None:
-    """Let no file name and no model name break the output, whatever the terminal can show."""
-    for stream in (sys.stdout, sys.stderr):
-        reconfigure = getattr(stream, "reconfigure", None)
-        if reconfigure is not None:
-            reconfigure(errors="backslashreplace")
-
-
-def silence_stdout() -> None:
-    """Keep Python from complaining at exit that the reader of the output is gone."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _root(error: BaseException) -> BaseException:
