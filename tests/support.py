@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -59,6 +60,11 @@ def assert_same_outputs(
         assert actual.dtype == expected.dtype, name
         assert actual.shape == expected.shape, name
         np.testing.assert_allclose(actual, expected, rtol=rtol, atol=atol, err_msg=name)
+
+
+def obey_interrupts() -> None:
+    """Run in a child before its program: a suite started in the background ignores Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def op_types(model: ir.Model) -> list[str]:

@@ -205,7 +205,12 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     path = os.pathsep.join((str(ROOT), str(tmp_path)))
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
     with subprocess.Popen(
-        command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=tmp_path,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=support.obey_interrupts,
     ) as process:
         try:
             deadline = time.monotonic() + 60

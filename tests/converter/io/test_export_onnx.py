@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support import run
+from support import obey_interrupts, run
 
 from converter.core.tensors import FileTensor, MappedTensor
 from converter.errors import InvalidModelError, UsageError, WriteError
@@ -404,6 +404,7 @@ def test_a_killed_write_leaves_the_old_file_intact(tmp_path, source, mode, numbe
         cwd=root,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
+        preexec_fn=obey_interrupts,
     )
     with child:
         assert child.stdout.readline() == b"writing\n"
