@@ -52,6 +52,7 @@ def convert(  # noqa: PLR0913 - one parameter per option
     allow_links: opt.AllowLinks = False,
     no_provenance: opt.NoProvenance = False,
     reproducer: opt.Reproducer = None,
+    reproducer_weights: opt.ReproducerWeights = False,
     time_limit: opt.TimeLimit = None,
     custom_op_library: opt.CustomOps = None,
     quiet: opt.Quiet = False,
@@ -86,6 +87,7 @@ def convert(  # noqa: PLR0913 - one parameter per option
         "allow_links": allow_links,
         "provenance": False if no_provenance else None,
         "reproducer": reproducer,
+        "reproducer_weights": reproducer_weights,
         "time_limit": time_limit,
         "custom_op_library": custom_op_library,
     }

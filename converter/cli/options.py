@@ -190,7 +190,15 @@ Reproducer = Annotated[
     Path | None,
     typer.Option(
         metavar="DIR",
-        help="When a pass fails, write what is needed to repeat it (no weights).",
+        help="When a pass or a budget fails, write what is needed to repeat it (no weights).",
+        rich_help_panel=_CHECKS,
+    ),
+]
+ReproducerWeights = Annotated[
+    bool,
+    typer.Option(
+        "--reproducer-weights",
+        help="Keep the real weights in what --reproducer writes.",
         rich_help_panel=_CHECKS,
     ),
 ]
