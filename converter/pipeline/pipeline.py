@@ -224,4 +224,10 @@ def _compare(
             pass_name=pass_.name,
             hint=DEFECT,
         )
+    if difference.broken:
+        raise PostconditionError(
+            f"the pass broke the outputs: {difference.detail}",
+            pass_name=pass_.name,
+            hint="leave the pass out, exclude the nodes at fault, or use --on-failure skip",
+        )
     return difference

@@ -43,6 +43,7 @@ class Difference:
         max_abs: Largest absolute difference of any output.
         max_rel: The same divided by the largest value of its output; the largest of all outputs.
         equal: Within :data:`TOLERANCE`, and nothing broken.
+        broken: An output has another shape or type, or NaN or infinity where there was none.
         worst_output: Name of the output that is furthest off, or empty.
         detail: One phrase for messages.
     """
@@ -50,6 +51,7 @@ class Difference:
     max_abs: float
     max_rel: float
     equal: bool
+    broken: bool
     worst_output: str
     detail: str
 
@@ -113,6 +115,7 @@ def summarize(outputs: list[OutputDifference]) -> Difference:
         max_abs=max((o.max_abs for o in compared), default=0.0),
         max_rel=max((o.max_rel for o in compared), default=0.0),
         equal=not wrong,
+        broken=any(o.broken for o in compared),
         worst_output=worst.name if worst else "",
         detail=_words(worst) if worst else "no output could be compared by value",
     )

@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from support import model_from_text
 
-from converter.core.context import Context
+from converter.core.context import Batch, Context
 from converter.core.contract import Need, Outcome, Pass
 from converter.errors import (
     LimitExceededError,
@@ -231,3 +231,53 @@ def test_steps_count_nodes_and_parameters() -> None:
     assert step.outcome is not None
     assert step.outcome.counts == {"renamed": 1}
     assert step.seconds > 0
+
+
+@dataclass(frozen=True)
+class Poison(Stub):
+    """A lossy pass that ruins a weight; ``value`` says how badly."""
+
+    name: ClassVar[str] = "poison"
+    value: ClassVar[float] = 2.0
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        tensor = ir.tensor(np.full(4, self.value, np.float32), name="k")
+        model.graph.initializers["k"].const_value = tensor
+        return Outcome(modified=True)
+
+
+@dataclass(frozen=True)
+class Ruin(Poison):
+    """The same with a value that is no number."""
+
+    name: ClassVar[str] = "ruin"
+    value: ClassVar[float] = float("nan")
+
+
+@dataclass(frozen=True)
+class Promise(Poison):
+    """The same with a promise that it does not keep."""
+
+    name: ClassVar[str] = "promise"
+    exact: ClassVar[bool] = True
+
+
+SAMPLES = [Batch({"x": np.float32([[1, 2, 3, 4]])})]
+
+
+def test_an_exact_pass_is_held_to_its_promise() -> None:
+    with pytest.raises(PostconditionError, match="promises equal outputs"):
+        Pipeline([Promise()]).run(small(), Context(), policy=Policy(samples=SAMPLES))
+
+
+def test_a_lossy_pass_may_change_values_and_is_measured_on_request() -> None:
+    policy = Policy(samples=SAMPLES, check="each")
+    step = Pipeline([Poison()]).run(small(), Context(), policy=policy).steps[0]
+    assert step.checked == "structure and outputs"
+    assert step.max_difference == 8  # 4 * 4 became 4 * 2
+
+
+def test_a_lossy_pass_may_not_make_nan() -> None:
+    policy = Policy(samples=SAMPLES, check="each")
+    with pytest.raises(PostconditionError, match="broke the outputs"):
+        Pipeline([Ruin()]).run(small(), Context(), policy=policy)
