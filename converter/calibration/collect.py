@@ -153,6 +153,7 @@ def observe(
 
     statistics = [STATISTICS[probe.request.kind]() for probe in probes]
     session = Session(path, threads=settings.threads, custom_op_library=settings.custom_op_library)
+    progress(0)
     wanted = {name for probe in probes for name in probe.outputs}
     outputs = [node.name for node in session.outputs if node.name in wanted]
     batches = 0

@@ -33,8 +33,8 @@ class Limits:
 
     Attributes:
         seconds: Longest time that one call in the child process may take.
-        patience: Longest time between two signs of progress of such a call; the first comes after
-            the sessions are made and the first batch was run.
+        patience: Longest time between two signs of life of such a call: a session was made, or a
+            run ended.
         memory_bytes: Address space of the child process beyond what it starts with.
         fold_bytes: Largest single constant that folding may create.
     """

@@ -358,7 +358,7 @@ def _error(kind: bytes, value: Any, task: str, child: _Child) -> ConverterError:
     if kind == _LATE:
         allowed = f"{child.limits.seconds:.3g} seconds in all"
         if child.limits.patience < child.limits.seconds:
-            allowed += f" and {child.limits.patience:.3g} seconds for one batch"
+            allowed += f" and {child.limits.patience:.3g} seconds for one run"
         return LimitExceededError(
             f"{task} took too long",
             allowed=allowed,

@@ -17,7 +17,7 @@ from converter.errors import LimitExceededError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_PATIENCE = 8.0  # seconds for a model of no size to speak of
+_PATIENCE = 6.0  # seconds for one run of a model of no size to speak of
 _PER_NODE = 0.01  # seconds; sessions of long chains take that long to make
 _BYTES_PER_SECOND = 10e6
 

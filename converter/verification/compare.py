@@ -63,19 +63,22 @@ def compare(
         ModelError: The original cannot be opened or run.
         DataError: There are no samples.
     """
+    beat = progress or (lambda _: None)  # each run is a sign of life, each batch one of progress
     first, second = open_pair(work)
+    beat(0)
     names = check_interfaces(first, second)
     random = random_outputs(work.original) | random_outputs(work.converted)
     meters = _Meters(names, random)
     taken: Batch | None = None
     for batch in islice(batches, work.most_batches):
         expected = _run_original(first, batch)
+        beat(0)
         if taken is None:
             taken = batch
             meters.repeat(expected, _run_original(first, batch))
+            beat(0)
         meters.update(batch, expected, _run_converted(second, batch))
-        if progress is not None:
-            progress(1)
+        beat(1)
     if taken is None:
         raise DataError("the data holds no samples")
     times = None

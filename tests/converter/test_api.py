@@ -228,5 +228,5 @@ def test_a_model_that_never_ends_is_given_up(tmp_path: Path) -> None:
         }"""
     onnx.save(onnx.parser.parse_model(text), tmp_path / "loop.onnx")
     feed = {"x": np.ones((1,), np.float32), "n": np.asarray(1 << 40)}
-    with pytest.raises(LimitExceededError, match="seconds for one batch"):
+    with pytest.raises(LimitExceededError, match="seconds for one run"):
         converter.convert(tmp_path / "loop.onnx", data=[feed], time_limit=None)
