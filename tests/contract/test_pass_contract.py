@@ -165,7 +165,10 @@ class TestBehaviour:
 
     def test_result_runs(self, name: str, model: ir.Model) -> None:
         apply(name, model)
-        support.run(model, feeds(model, 1)[0])
+        outputs = support.run(model, feeds(model, 1)[0])
+        assert list(outputs) == [value.name for value in model.graph.outputs]
+        for array in outputs.values():
+            assert np.isfinite(array).all()
 
     def test_empty_selection_changes_nothing(self, name: str, model: ir.Model) -> None:
         kind = registry.get(name)
