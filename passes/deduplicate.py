@@ -6,29 +6,24 @@ import hashlib
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from converter.core.contract import Outcome, Pass
 from converter.core.graph import is_op
-from converter.core.params import Param
-from converter.core.select import Selection
 from converter.core.tensors import FileTensor, chunks, little_endian
 from passes.rewriting import sizes
 from passes.rewriting.purity import is_repeatable
 from passes.rewriting.rename import renamed
+from passes.rewriting.rewrite import Rewrite
 from passes.rewriting.work import Work
-
-if TYPE_CHECKING:
-    from converter.core.context import Context
 
 _HEAD_BYTES = 1024
 _CAPTURE_FROM = 128  # smaller constants of inner graphs are not worth a captured name
 
 
 @dataclass(frozen=True)
-class Deduplicate(Pass):
+class Deduplicate(Rewrite):
     """Keep one copy of equal constants and of equal nodes with equal inputs.
 
     Constants are equal when type, shape and every byte are. Nodes are merged when the ONNX
@@ -38,16 +33,10 @@ class Deduplicate(Pass):
 
     name: ClassVar[str] = "deduplicate"
     summary: ClassVar[str] = "keep one copy of equal constants and of equal computations"
-    exact: ClassVar[bool] = True
 
-    include: Annotated[tuple[str, ...], Param("only these nodes (name, glob, op:TYPE)")] = ()
-    exclude: Annotated[tuple[str, ...], Param("never these nodes (name, glob, op:TYPE)")] = ()
-
-    def apply(self, model: ir.Model, context: Context) -> Outcome:
+    def rewrite(self, work: Work) -> None:
         """Merge what is equal."""
-        work = Work(model, context, Selection(self.include, self.exclude))
         deduplicate(work)
-        return work.outcome()
 
 
 def deduplicate(work: Work) -> None:

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from converter.core.contract import Outcome, Pass
 from converter.core.graph import constant, is_op, subgraphs
-from converter.core.params import Param
-from converter.core.select import Selection
 from passes.rewriting.facts import Dims, static
 from passes.rewriting.movement import slice_ranges
 from passes.rewriting.question import Question
+from passes.rewriting.rewrite import Rewrite
 from passes.rewriting.work import Applied, Result, Rule, Work, is_unused_initializer
-
-if TYPE_CHECKING:
-    from converter.core.context import Context
 
 PUBLIC = "its output and its input are both public or belong to different graphs"
 _TO_THE_END = (1 << 31) - 1
@@ -27,7 +22,7 @@ _LONGEST_CHAIN = 8  # views looked through; a bound keeps the pass linear
 
 
 @dataclass(frozen=True)
-class Eliminate(Pass):
+class Eliminate(Rewrite):
     """Remove dead code, identities and operators that provably change nothing.
 
     Nodes without used outputs go when the ONNX specification defines them; operators of unknown
@@ -36,21 +31,15 @@ class Eliminate(Pass):
 
     name: ClassVar[str] = "eliminate"
     summary: ClassVar[str] = "remove dead code, identities and operators that change nothing"
-    exact: ClassVar[bool] = True
 
-    include: Annotated[tuple[str, ...], Param("only these nodes (name, glob, op:TYPE)")] = ()
-    exclude: Annotated[tuple[str, ...], Param("never these nodes (name, glob, op:TYPE)")] = ()
-
-    def apply(self, model: ir.Model, context: Context) -> Outcome:
+    def rewrite(self, work: Work) -> None:
         """Remove what computes nothing."""
-        work = Work(model, context, Selection(self.include, self.exclude))
         for _ in range(_MOST_ROUNDS):
             before = work.edits
             eliminate(work)
             if work.edits == before:
                 break
             work.forget_facts()
-        return work.outcome()
 
 
 def eliminate(work: Work) -> None:

@@ -4,24 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from converter.core.contract import Outcome, Pass
 from converter.core.graph import constant
-from converter.core.params import Param
-from converter.core.select import Selection
 from converter.errors import ConverterError
 from passes.rewriting import sizes
 from passes.rewriting.facts import Dims, static
 from passes.rewriting.foldable import BIGGER, Foldable, foldable
 from passes.rewriting.rename import renamed
+from passes.rewriting.rewrite import Rewrite
 from passes.rewriting.work import Applied, Result, Rule, Work
-
-if TYPE_CHECKING:
-    from converter.core.context import Context
 
 Array = np.ndarray[Any, Any]
 
@@ -31,7 +26,7 @@ _MOST_ROUNDS = 8
 
 
 @dataclass(frozen=True)
-class FoldConstants(Pass):
+class FoldConstants(Rewrite):
     """Compute nodes whose inputs are constants, and shapes that are already certain.
 
     The values come from onnxruntime itself, all of them from one run in a child process. A result
@@ -40,16 +35,10 @@ class FoldConstants(Pass):
 
     name: ClassVar[str] = "fold_constants"
     summary: ClassVar[str] = "compute what does not depend on inputs, unless the file would grow"
-    exact: ClassVar[bool] = True
 
-    include: Annotated[tuple[str, ...], Param("only these nodes (name, glob, op:TYPE)")] = ()
-    exclude: Annotated[tuple[str, ...], Param("never these nodes (name, glob, op:TYPE)")] = ()
-
-    def apply(self, model: ir.Model, context: Context) -> Outcome:
+    def rewrite(self, work: Work) -> None:
         """Replace what is constant by its value."""
-        work = Work(model, context, Selection(self.include, self.exclude))
         fold_constants(work)
-        return work.outcome()
 
 
 def fold_constants(work: Work) -> None:

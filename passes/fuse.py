@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
-from converter.core.contract import Outcome, Pass
 from converter.core.graph import constant, is_op, set_constant
-from converter.core.params import Param
-from converter.core.select import Selection
 from converter.core.tensors import MappedTensor
 from passes.rewriting import sizes
+from passes.rewriting.rewrite import Rewrite
 from passes.rewriting.work import Result, Rule, Work
-
-if TYPE_CHECKING:
-    from converter.core.context import Context
 
 Array = np.ndarray[Any, Any]
 
@@ -27,7 +22,7 @@ _FLOATS = frozenset({ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE}
 
 
 @dataclass(frozen=True)
-class Fuse(Pass):
+class Fuse(Rewrite):
     """Fold BatchNormalization in inference form into Conv, ConvTranspose or Gemm before it.
 
     The new weights are computed in float64 and rounded once to the type of the old ones, so outputs
@@ -37,16 +32,10 @@ class Fuse(Pass):
 
     name: ClassVar[str] = "fuse"
     summary: ClassVar[str] = "fold BatchNormalization into the Conv, ConvTranspose or Gemm before"
-    exact: ClassVar[bool] = True
 
-    include: Annotated[tuple[str, ...], Param("only these nodes (name, glob, op:TYPE)")] = ()
-    exclude: Annotated[tuple[str, ...], Param("never these nodes (name, glob, op:TYPE)")] = ()
-
-    def apply(self, model: ir.Model, context: Context) -> Outcome:
+    def rewrite(self, work: Work) -> None:
         """Fold what can be folded."""
-        work = Work(model, context, Selection(self.include, self.exclude))
         fuse(work)
-        return work.outcome()
 
 
 def fuse(work: Work) -> None:

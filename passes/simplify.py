@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import ClassVar
 
-from converter.core.contract import Outcome, Pass
-from converter.core.params import Param
-from converter.core.select import Selection
 from passes.deduplicate import deduplicate
 from passes.eliminate import eliminate
 from passes.fold_constants import fold_constants
 from passes.fuse import fuse
+from passes.rewriting.rewrite import Rewrite
 from passes.rewriting.work import Work
-
-if TYPE_CHECKING:
-    import onnx_ir as ir
-
-    from converter.core.context import Context
 
 MOST_ROUNDS = 12
 _PARTS = (eliminate, deduplicate, fold_constants, fuse)
 
 
 @dataclass(frozen=True)
-class Simplify(Pass):
+class Simplify(Rewrite):
     """Run ``eliminate``, ``deduplicate``, ``fold_constants`` and ``fuse`` until nothing changes.
 
     Neither nodes nor bytes grow, and the signature of the model is kept. Results differ only where
@@ -34,14 +27,9 @@ class Simplify(Pass):
 
     name: ClassVar[str] = "simplify"
     summary: ClassVar[str] = "remove, merge, fold and fuse until nothing changes; never bigger"
-    exact: ClassVar[bool] = True
 
-    include: Annotated[tuple[str, ...], Param("only these nodes (name, glob, op:TYPE)")] = ()
-    exclude: Annotated[tuple[str, ...], Param("never these nodes (name, glob, op:TYPE)")] = ()
-
-    def apply(self, model: ir.Model, context: Context) -> Outcome:
+    def rewrite(self, work: Work) -> None:
         """Clean up until nothing changes."""
-        work = Work(model, context, Selection(self.include, self.exclude))
         seen: set[bytes] = set()
         for _ in range(MOST_ROUNDS):
             before = work.edits
@@ -54,7 +42,6 @@ class Simplify(Pass):
             if mark in seen:
                 break
             seen.add(mark)
-        return work.outcome()
 
 
 def _fingerprint(work: Work) -> bytes:

@@ -148,12 +148,16 @@ def _statements(tree: ast.Module) -> Iterator[ast.stmt]:
 
 @cache
 def _read(name: str) -> _Module:
-    if name.split(".", maxsplit=1)[0] not in ("passes", "converter"):
+    package, *inner = name.split(".")
+    if package not in ("passes", "converter"):
         raise NotStaticError(f"{name} is not part of this project")
-    spec = importlib.util.find_spec(name)  # imports the parent packages, which are empty
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        raise NotStaticError(f"{name} has no source")
-    return _Module(Path(spec.origin))
+    spec = importlib.util.find_spec(package)  # of an inner module it would import the packages
+    for folder in (spec and spec.submodule_search_locations) or ():
+        path = Path(folder, *inner)
+        for source in (path.with_name(f"{path.name}.py"), path / "__init__.py"):
+            if source.is_file():
+                return _Module(source)
+    raise NotStaticError(f"{name} has no source")
 
 
 def from_source(entry: Entry) -> Declaration:

@@ -43,8 +43,6 @@ def blame(
     ]
     if missed is None or not changed:
         return ""
-    if len(changed) == 1:
-        return f"pass {changed[0][0]} is the only one that changed the model"
     try:
         figures = [_start(missed)]
         figures += [_measure(missed, original, m, samples, settings) for _, m in changed[:-1]]

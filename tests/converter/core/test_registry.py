@@ -152,9 +152,9 @@ class Made(_Base):
 def test_source_is_read_through_constants_aliases_enums_and_bases(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "made.py"
+    file = tmp_path / "made_for_this_test.py"
     file.write_text(SOURCE)
-    spec = types.SimpleNamespace(origin=str(file))
+    spec = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     found = from_source(Entry("made", "onnxpress", "passes.made_for_this_test"))
     assert (found.summary, found.details) == ("two parts", "Do a thing.")
@@ -172,9 +172,9 @@ def test_source_is_read_through_constants_aliases_enums_and_bases(
 def test_computed_declarations_are_left_to_the_class(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    file = tmp_path / "computed.py"
+    file = tmp_path / "computed_for_this_test.py"
     file.write_text(SOURCE.replace("= _HALF", "= max(1, 2)"))
-    spec = types.SimpleNamespace(origin=str(file))
+    spec = types.SimpleNamespace(submodule_search_locations=[str(tmp_path)])
     monkeypatch.setattr("importlib.util.find_spec", lambda name: spec)
     with pytest.raises(NotStaticError):
         from_source(Entry("made", "onnxpress", "passes.computed_for_this_test"))
