@@ -14,7 +14,6 @@ file whose arrays cannot be cut alike is one complete feed.
 
 from __future__ import annotations
 
-import importlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.core.context import Dataset
+from converter.core.factory import resolve, split_reference
 from converter.data import dataset as d
 from converter.data import ports as p
 from converter.data.npz import read_columns
@@ -118,9 +118,9 @@ class _Opener:
             return self._folder(path, image)
         if image is not None:
             raise DataError("preprocessing was given and the data is no folder", where=text)
-        module, colon, function = text.partition(":")
-        if colon and not path.exists() and _dotted(module) and _dotted(function):
-            return self._callable(module, function)
+        reference = split_reference(text)
+        if reference is not None:
+            return self._callable(*reference)
         if path.exists() and path.is_file() and path.suffix.lower() != ".npz":
             raise DataError(
                 f"data of type {path.suffix or '(no suffix)'} cannot be read",
@@ -154,9 +154,7 @@ class _Opener:
     def _callable(self, module: str, function: str) -> Dataset:
         where = f"--data {module}:{function}"
         try:
-            found: Any = importlib.import_module(module)
-            for part in function.split("."):
-                found = getattr(found, part)
+            found = resolve(module, function)
         except Exception as error:
             # code of the user's own: whatever it raises is a matter of the data
             raise DataError(
@@ -263,7 +261,3 @@ def _array(name: object, value: Any, where: str) -> np.ndarray[Any, Any]:
         return np.asarray(value)
     except ValueError as error:
         raise BatchError(f"array {name!r} is no array: {error}", where=where) from error
-
-
-def _dotted(text: str) -> bool:
-    return bool(text) and all(part.isidentifier() for part in text.split("."))
