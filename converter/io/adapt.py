@@ -87,9 +87,11 @@ class Adapter:
         fields = kept.SerializeToString() + self._unknown(proto)
         self._opsets(proto)
         self._graph(proto.graph)
+        self._bare_import(proto, proto.graph)
         if fields:
             self._stash(proto.graph, meta.FIELDS, fields)
         for function in proto.functions:
+            self._bare_import(function, function)
             self._function(function)
 
     def settle(self, model: ir.Model) -> None:
@@ -184,6 +186,11 @@ class Adapter:
         for domain, version in versions.items():
             proto.opset_import.add(domain=domain, version=version)
         self.notes.append("an operator set was imported more than once; the last import counts")
+
+    def _bare_import(self, proto: onnx.ModelProto | onnx.FunctionProto, owner: Any) -> None:
+        """Remember that the default domain was left out: naming it would make the file longer."""
+        if any(not item.HasField("domain") for item in proto.opset_import):
+            self._stash(owner, meta.BARE_IMPORT, b"")
 
     def _function(self, function: onnx.FunctionProto) -> None:
         for attribute in function.attribute_proto:

@@ -27,6 +27,9 @@ INPUT_ORDER = META_PREFIX + "input_order"
 LISTS_ALL = META_PREFIX + "lists_all"
 """On the main graph below IR version 4: the document listed all of its initializers as inputs."""
 
+BARE_IMPORT = META_PREFIX + "bare_import"
+"""On the graph of a model or function: its import of the default domain leaves the name out."""
+
 GRAPH_FIELDS = META_PREFIX + "graph_fields"
 """On a graph: serialized fields of a newer format, kept as they were."""
 
@@ -44,3 +47,6 @@ TYPE = META_PREFIX + "type"
 
 ATTRIBUTE_TYPE = META_PREFIX + "attribute_type:"
 """On a node, followed by the attribute's name: the same for an attribute that holds a type."""
+
+EXAMPLE = META_PREFIX + "example"
+"""On a model that was exported from PyTorch: inputs it was exported with and what PyTorch gave."""

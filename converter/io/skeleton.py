@@ -105,7 +105,7 @@ class _Writer:
             content = getattr(model, name)
             if content:
                 setattr(proto, name, content)
-        _opsets(proto, model.opset_imports)
+        _opsets(proto, model.opset_imports, bare=meta.BARE_IMPORT in model.graph.meta)
         _metadata(proto, model.metadata_props)
         for configuration in model.device_configurations:
             proto.configuration.add().CopyFrom(serde.serialize_model_configuration(configuration))
@@ -142,7 +142,8 @@ class _Writer:
             content = getattr(function, name)
             if content:
                 setattr(proto, name, content)
-        _opsets(proto, function.opset_imports)
+        bare = meta.BARE_IMPORT in function.graph.meta
+        _opsets(proto, function.opset_imports, bare=bare)
         proto.input.extend([value.name for value in function.inputs])
         proto.output.extend([value.name for value in function.outputs])
         for attribute in function.attributes.values():
@@ -217,6 +218,8 @@ class _Writer:
     ) -> None:
         """Write a tensor; a large one becomes a placeholder."""
         bulk = tensor.dtype != ir.DataType.STRING and tensor.nbytes > INLINE_BYTES
+        if bulk and isinstance(tensor, ir.TensorProtoTensor):
+            bulk = tensor.raw.ByteSize() >= tensor.nbytes  # small numbers in a list take less
         if isinstance(tensor, ir.TensorProtoTensor) and not bulk:
             proto.CopyFrom(tensor.raw)
             proto.ClearField("metadata_props")
@@ -305,9 +308,14 @@ def _merge(proto: Any, fields: bytes | None) -> None:
         proto.MergeFromString(fields)
 
 
-def _opsets(proto: onnx.ModelProto | onnx.FunctionProto, imports: Mapping[str, int]) -> None:
+def _opsets(
+    proto: onnx.ModelProto | onnx.FunctionProto, imports: Mapping[str, int], *, bare: bool
+) -> None:
     for domain, version in imports.items():
-        proto.opset_import.add(domain=domain, version=version)
+        if bare and not domain:
+            proto.opset_import.add(version=version)
+        else:
+            proto.opset_import.add(domain=domain, version=version)
 
 
 def _metadata(proto: Any, entries: Mapping[str, str]) -> None:

@@ -322,3 +322,25 @@ def odd_models() -> dict[str, onnx.ModelProto]:
 @pytest.mark.parametrize("name", odd_models())
 def test_odd_models(tmp_path, name):
     assert assert_same(odd_models()[name], tmp_path) == []
+
+
+def test_nothing_is_longer_than_it_was(tmp_path):
+    """Numbers that a list holds in fewer bytes, and imports that leave the domain out."""
+    model = tiny()
+    numbers = helper.make_tensor("n", TensorProto.INT64, [4000], range(4000))
+    model.graph.initializer.append(numbers)
+    model.functions.append(
+        helper.make_function("f", "F", ["a"], ["b"], [helper.make_node("Relu", ["a"], ["b"])], [])
+    )
+    for imports in (model.opset_import, model.functions[0].opset_import):
+        del imports[:]
+        imports.add(version=17)
+    model.opset_import.add(domain="f", version=1)
+    assert not len(numbers.raw_data)
+    before = tmp_path / "in.onnx"
+    before.write_bytes(model.SerializeToString())
+    saved = formats.save(formats.load(before), tmp_path / "out.onnx")
+    assert saved.nbytes <= before.stat().st_size
+    again = onnx.load(saved.path)
+    assert numpy_helper.to_array(again.graph.initializer[-1]).tolist() == list(range(4000))
+    assert not any(item.HasField("domain") for item in again.functions[0].opset_import)
