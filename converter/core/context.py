@@ -125,6 +125,7 @@ class Context:
         seed: Root of every random stream.
         keep_opset: The user forbids changes of opset and IR version, also to passes that declare
             them.
+        explain: Nodes (name, glob, op:TYPE) about which passes give account one by one.
         progress: Receives the advance of long work.
     """
 
@@ -133,6 +134,7 @@ class Context:
     settings: RunSettings = field(default_factory=RunSettings)
     seed: int = 0
     keep_opset: bool = False
+    explain: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Silent)
     _analyses: AnalysisCache = field(default_factory=AnalysisCache, repr=False)
 

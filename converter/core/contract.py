@@ -37,6 +37,21 @@ class Skip:
 
 
 @dataclass(frozen=True)
+class Event:
+    """What one rule did or did not do to a node that the user asked about (``--explain``).
+
+    Attributes:
+        subject: The node.
+        rule: The rule.
+        what: What happened, or why nothing did.
+    """
+
+    subject: str
+    rule: str
+    what: str
+
+
+@dataclass(frozen=True)
 class Outcome:
     """What one run of a pass did.
 
@@ -45,12 +60,16 @@ class Outcome:
         counts: Figures named by what they count, e.g. ``{"identities_removed": 3}``.
         skipped: Every eligible thing that was left alone, with the reason.
         notes: Sentences for the report, e.g. how many calibration samples were used.
+        seconds: Time by rule, of passes that are made of rules.
+        events: Answers about the nodes of :attr:`Context.explain`.
     """
 
     modified: bool
     counts: Mapping[str, float] = field(default_factory=dict)
     skipped: tuple[Skip, ...] = ()
     notes: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
 
 
 @dataclass(frozen=True)

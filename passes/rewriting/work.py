@@ -9,8 +9,9 @@ linear in the size of the model.
 
 from __future__ import annotations
 
+import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,14 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.core import graph as edit
-from converter.core.contract import Outcome, Skip
+from converter.core.contract import Outcome
 from converter.core.graph import DEFAULT_DOMAINS, constant, label, subgraphs
 from converter.core.select import Selection
 from passes.rewriting import sizes
 from passes.rewriting.facts import Facts
+from passes.rewriting.journal import Journal
 from passes.rewriting.purity import is_pure
+from passes.rewriting.scopes import Scope, scopes_of
 
 if TYPE_CHECKING:
     from converter.core.context import Context
@@ -56,45 +59,13 @@ class Rule:
         name: Names the count of its uses in the outcome.
         op_types: Operators of the default domain that the function is called with.
         function: See the module's description.
+        tolerance: How outputs may differ, for people; "" means bit-equal.
     """
 
     name: str
     op_types: tuple[str, ...]
     function: Callable[[ir.Node, Work], Result]
-
-
-@dataclass(frozen=True)
-class Scope:
-    """A graph and what holds in it.
-
-    Attributes:
-        graph: The graph.
-        opset: Version of the default operator set.
-        parents: Graphs around it, outermost first.
-        in_function: It belongs to a model function, which cannot have initializers.
-    """
-
-    graph: ir.Graph
-    opset: int
-    parents: tuple[ir.Graph, ...]
-    in_function: bool
-
-
-def scopes_of(model: ir.Model) -> list[Scope]:
-    """Return all graphs of the model, outer before inner."""
-    roots: list[tuple[ir.Graph, bool]] = [(model.graph, False)]
-    roots += [(function.graph, True) for function in model.functions.values()]
-    found: list[Scope] = []
-    for root, in_function in roots:
-        opsets = root.opset_imports or model.graph.opset_imports
-        version = opsets.get("", opsets.get("ai.onnx", 0))
-        stack: list[tuple[ir.Graph, tuple[ir.Graph, ...]]] = [(root, ())]
-        while stack:
-            graph, parents = stack.pop()
-            found.append(Scope(graph, version, parents, in_function))
-            inner = [g for node in graph for g in subgraphs(node)]
-            stack.extend((g, (*parents, graph)) for g in reversed(inner))
-    return found
+    tolerance: str = ""
 
 
 @dataclass
@@ -105,7 +76,6 @@ class Work:
         model: Edited in place, through the methods of this class.
         context: Limits and services.
         selection: Nodes that may be changed or removed.
-        counts: How often each rule fired.
         saved: Bytes that the edits so far have taken from the file, counted low; what a rewrite
             adds is paid from it.
     """
@@ -113,15 +83,24 @@ class Work:
     model: ir.Model
     context: Context
     selection: Selection
-    counts: Counter[str] = field(default_factory=Counter)
     saved: int = 0
     edits: int = 0
-    _skips: dict[tuple[ir.Node, str], str] = field(default_factory=dict)
     _dead: dict[ir.Node, None] = field(default_factory=dict)
     _pending: list[tuple[ir.Node, ir.Graph]] = field(default_factory=list)
     _orphans: dict[ir.Value, None] = field(default_factory=dict)
     _queue: deque[ir.Node] = field(default_factory=deque)
     _queued: set[ir.Node] = field(default_factory=set)
+
+    @cached_property
+    def journal(self) -> Journal:
+        """Counts, times and reasons."""
+        asked = self.context.explain
+        return Journal(Selection(asked) if asked else None)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How often each rule fired."""
+        return self.journal.counts
 
     @cached_property
     def scopes(self) -> dict[ir.Graph, Scope]:
@@ -138,6 +117,11 @@ class Work:
         """What is certain about values."""
         opsets = {graph: scope.opset for graph, scope in self.scopes.items()}
         return Facts(set(self.model.graph.inputs), opsets)
+
+    def refresh(self) -> None:
+        """Look at the model anew after an edit of its scopes or functions."""
+        for name in ("scopes", "facts", "redefined", "_shadowed", "_pure_functions"):
+            self.__dict__.pop(name, None)
 
     def forget_facts(self) -> None:
         """Derive facts anew: rewrites never make one wrong, but more may be certain now."""
@@ -234,6 +218,7 @@ class Work:
     def _detach(self, node: ir.Node) -> list[ir.Value]:
         """Mark the node as dead, captured values of inner graphs included."""
         self.edits += 1
+        self.journal.gone(node)
         self._dead[node] = None
         self._pending.append((node, self.home(node)))
         self.saved += sizes.node_bytes(node)
@@ -318,12 +303,40 @@ class Work:
         if as_node or self.wants_nodes(user):
             self.saved -= sizes.CONSTANT_NODE_BYTES
             value = ir.Value(name=name, type=kind, shape=shape)
+            tensor.name = None  # neither it nor the node needs a name, which would cost bytes
             attributes = [ir.AttrTensor("value", tensor)]
-            graph.insert_before(user, ir.Node("", "Constant", [], attributes, outputs=[value]))
+            node = ir.Node("", "Constant", [], attributes, outputs=[value], name="")
+            graph.insert_before(user, node)
             return value
         value = ir.Value(name=name, type=kind, shape=shape, const_value=tensor)
         graph.register_initializer(value)
         return value
+
+    def new_node(
+        self,
+        before: ir.Node,
+        op_type: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any],
+        *,
+        name: str | None = None,
+    ) -> ir.Value:
+        """Insert a node of the default domain with one output, and return that."""
+        self.edits += 1
+        base = before.outputs[0].name or "value"
+        output = ir.Value(name=self.names.fresh(base))
+        node = ir.Node(
+            before.domain,
+            op_type,
+            inputs,
+            ir.convenience.convert_attributes(attributes),
+            outputs=[output],
+            name=name,
+        )
+        self.saved -= sizes.node_bytes(node)
+        self.home(before).insert_before(before, node)
+        self.visit([node])
+        return output
 
     def wants_nodes(self, user: ir.Node) -> bool:
         """Tell whether constants that the node reads have to be Constant nodes."""
@@ -384,20 +397,23 @@ class Work:
         self.finish()
 
     def _try(self, node: ir.Node, rules: Sequence[Rule]) -> None:
+        journal = self.journal
         for rule in rules:
+            started, subject = time.perf_counter(), label(node)
+            journal.acting = rule.name
             result = rule.function(node, self)
+            journal.spend(rule.name, time.perf_counter() - started)
             if isinstance(result, Applied):
-                self.counts[rule.name] += 1
-                self._skips.pop((node, rule.name), None)
+                journal.fired(node, rule.name, subject)
                 users = [user for output in node.outputs for user in output.consumers()]
                 self.visit((node, *users, *result.revisit))
                 return
             if result is not None:
-                self.skip(node, rule.name, result)
+                journal.skip(node, rule.name, result)
 
     def skip(self, node: ir.Node, rule: str, reason: str) -> None:
         """Note why an eligible node was left alone; the last reason of a rule counts."""
-        self._skips[node, rule] = reason
+        self.journal.skip(node, rule, reason)
 
     def finish(self) -> None:
         """Take dead nodes out of their graphs and drop constants that lost their last user."""
@@ -415,13 +431,7 @@ class Work:
     def outcome(self, notes: tuple[str, ...] = ()) -> Outcome:
         """Report what was done."""
         self.finish()
-        skips = (
-            Skip(label(node), reason)
-            for (node, _), reason in self._skips.items()
-            if node not in self._dead
-        )
-        counts = {name: float(count) for name, count in sorted(self.counts.items()) if count}
-        return Outcome(self.edits > 0, counts, tuple(dict.fromkeys(skips)), notes)
+        return self.journal.outcome(modified=self.edits > 0, alive=self.alive, notes=notes)
 
 
 def is_unused_initializer(value: ir.Value) -> bool:

@@ -7,6 +7,7 @@ import onnx_ir as ir
 from exact import apply, check
 from support import model_from_text, op_types
 
+from converter.core.context import Context
 from passes import Deduplicate
 
 ONES = np.ones((4, 4), np.float32)
@@ -117,7 +118,7 @@ def test_random_unknown_and_inner_graphs_are_never_merged() -> None:
                         else_branch = s2 () => (float[2] v2) { v2 = Neg (x) }>
             y = Sum (a, b, c, d, e, h) }"""
     )
-    assert not Deduplicate().apply(model, None).modified  # type: ignore[arg-type]
+    assert not Deduplicate().apply(model, Context()).modified
 
 
 def test_branches_are_not_merged_with_each_other() -> None:

@@ -12,7 +12,7 @@ from support import model_from_text, op_types
 
 from converter.core.tensors import MappedTensor
 from passes import Fuse
-from passes.fuse import ScaleChannels
+from passes.fusion.batch_norm import ScaleChannels
 
 RNG = np.random.default_rng(3)
 

@@ -1,0 +1,1 @@
+"""Rules of ``fuse``: one small file per family of patterns."""

@@ -1,0 +1,278 @@
+"""Rules that replace what a pattern matches by other nodes.
+
+A :class:`Substitution` is data: patterns, a check that returns a reason, and a function that says
+what comes instead, as a tree of :class:`New` nodes. The engine here does the rest: it looks at who
+else uses the matched nodes, counts bytes and nodes so that neither grows, keeps names, and reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from converter.core.graph import label
+from passes.rewriting import sizes
+from passes.rewriting.pattern import Match, Matcher, attribute_value, parse
+from passes.rewriting.work import Applied, Result, Rule, Work
+
+Array = np.ndarray[Any, Any]
+BIGGER = "it would make the file bigger"
+
+
+@dataclass(frozen=True)
+class New:
+    """A node to be made.
+
+    Attributes:
+        op_type: Operator of the default domain.
+        inputs: Values of the model, other new nodes, arrays and tensors that become constants, or
+            None for an optional input that is left out.
+        attributes: Integers, floats, text, or lists of them.
+    """
+
+    op_type: str
+    inputs: tuple[ir.Value | New | Array | ir.TensorProtocol | None, ...]
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Found:
+    """A match and where it is.
+
+    Attributes:
+        match: What the pattern matched.
+        work: The model under rewriting.
+    """
+
+    match: Match
+    work: Work
+
+    def __getitem__(self, name: str) -> ir.Value:
+        return self.match[name]
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.match.values
+
+    @property
+    def root(self) -> ir.Node:
+        """The node that the pattern starts with."""
+        return self.match.root
+
+    @property
+    def opset(self) -> int:
+        """Version of the default operator set in force."""
+        return self.work.opset(self.root)
+
+    def node(self, name: str) -> ir.Node:
+        """Return a node that the pattern names."""
+        return self.match.nodes[name]
+
+    def attribute(self, node: str, name: str) -> Any:
+        """Return an attribute of a named node, by default the one of the specification."""
+        return attribute_value(self.match.nodes[node], name, self.opset)
+
+    def array(self, name: str) -> Array:
+        """Return a constant; the array must not be written to."""
+        return self.match.array(name)
+
+    def number(self, name: str) -> float | None:
+        """Return a constant with one element, or None when it has another number of them."""
+        return self.match.number(name)
+
+    def dims(self, name: str) -> tuple[Any, ...] | None:
+        """Return the certain dimensions of a value; unknown ones are :class:`facts.Dim`."""
+        return self.work.facts.of(self.match[name]).dims
+
+    def dtype(self, name: str) -> ir.DataType | None:
+        """Return the certain element type of a value."""
+        return self.work.facts.of(self.match[name]).dtype
+
+
+Check = Callable[[Found], str | None]
+Rewrite = Callable[[Found], New | ir.Value | str | None]
+
+
+@dataclass(frozen=True)
+class Substitution:
+    """A rule as data.
+
+    Attributes:
+        name: Names the count of its uses in the outcome.
+        patterns: Texts; see :mod:`passes.rewriting.pattern`.
+        rewrite: What comes instead: a tree of new nodes, a value of the model, or a reason.
+        check: A reason to leave a match alone, or None.
+        since: Operator set from which on the new nodes exist.
+        tolerance: How outputs may differ, for people; "" means bit-equal.
+    """
+
+    name: str
+    patterns: tuple[str, ...]
+    rewrite: Rewrite
+    check: Check | None = None
+    since: int = 1
+    tolerance: str = ""
+
+    def rule(self) -> Rule:
+        """Return the rule for :meth:`Work.sweep`."""
+        roots = tuple(dict.fromkeys(parse(text).op_type for text in self.patterns))
+        return Rule(self.name, roots, self.apply, self.tolerance)
+
+    def apply(self, node: ir.Node, work: Work) -> Result:
+        """Try the patterns on a node; the first that matches decides."""
+        farthest = (1, "")
+        version = work.opset(node)
+        for text in self.patterns:
+            pattern = parse(text)
+            if pattern.op_type != node.op_type:
+                continue
+            matcher = Matcher(pattern, version)
+            match = matcher.match(node)
+            if match is not None:
+                return self._apply(Found(match, work))
+            farthest = max(farthest, matcher.farthest)
+        if farthest[1]:
+            work.journal.explain(node, self.name, farthest[1])
+        return None
+
+    def _apply(self, found: Found) -> Result:
+        match, work = found.match, found.work
+        reason = self.check(found) if self.check is not None else None
+        if reason is None and found.opset < self.since:
+            reason = f"the fused operator needs opset {self.since}; the model has {found.opset}"
+        reason = reason or _obstacle(match, work)
+        if reason is not None:
+            return reason
+        new = self.rewrite(found)
+        if new is None or isinstance(new, str):
+            return new
+        if isinstance(new, ir.Value):
+            return work.replace(match.root, new) or "its output cannot be moved"
+        return _install(found, new)
+
+
+def _obstacle(match: Match, work: Work) -> str | None:
+    """Return why the matched nodes cannot go."""
+    taken = {match.root, *match.inner}
+    for node in match.inner:
+        reason = _inner_obstacle(node, taken, work)
+        if reason:
+            return f"{label(node)} in the middle {reason}"
+        if node.graph is not match.root.graph:
+            return f"{label(node)} in the middle belongs to another graph"
+    if any(o.uses() or o.is_graph_output() for o in match.root.outputs[1:]):
+        return "another output of it is used"
+    return None
+
+
+def _inner_obstacle(node: ir.Node, taken: set[ir.Node], work: Work) -> str:
+    if node not in work.selection:
+        return "is excluded"
+    if node.op_type in work.redefined:
+        return "is defined by the model itself"
+    for output in node.outputs:
+        if output.is_graph_output():
+            return "has a public output"
+        if any(use.node not in taken for use in output.uses()):
+            return "is used elsewhere"
+    return ""
+
+
+def _install(found: Found, new: New) -> Result:
+    """Make the new nodes, move the users over, and remove the old ones."""
+    match, work = found.match, found.work
+    nodes, constants = _parts(new)
+    if len(nodes) > 1 + len(match.inner):
+        return "it would take more nodes"
+    if not work.affords(_cost(found, nodes, constants)):
+        return BIGGER
+    root = match.root
+    value = _make(work, root, new, dict.fromkeys(("name",), root.name))
+    producer = value.producer()
+    assert producer is not None
+    producer.metadata_props.update(root.metadata_props)
+    producer.doc_string = root.doc_string
+    old = root.outputs[0]
+    value.type, value.shape = old.type, old.shape
+    name = None if old.is_graph_output() else old.name
+    if not work.redirect(old, value):
+        work.discard(producer)
+        return "its output cannot be moved"
+    work.discard(root)
+    if name:
+        old.name, value.name = None, name
+    return Applied()
+
+
+def _parts(new: New) -> tuple[list[New], list[Array | ir.TensorProtocol]]:
+    """Return the new nodes and the new constants of a tree; one that appears twice counts once."""
+    nodes: dict[int, New] = {}
+    constants: dict[int, Array | ir.TensorProtocol] = {}
+    stack = [new]
+    while stack:
+        current = stack.pop()
+        if id(current) in nodes:
+            continue
+        nodes[id(current)] = current
+        for item in current.inputs:
+            if isinstance(item, New):
+                stack.append(item)
+            elif item is not None and not isinstance(item, ir.Value):
+                constants[id(item)] = item
+    return list(nodes.values()), list(constants.values())
+
+
+def _cost(found: Found, nodes: list[New], constants: list[Array | ir.TensorProtocol]) -> int:
+    """Return by how much the file grows, counted high."""
+    match, work = found.match, found.work
+    old = {match.root, *match.inner}
+    kept = {id(v) for node in nodes for v in node.inputs if isinstance(v, ir.Value)}
+    read = dict.fromkeys(v for node in old for v in node.inputs if v is not None)
+    gain = sum(sizes.node_bytes(node) for node in old)
+    gain += sum(work.constant_saving(v, old) for v in read if id(v) not in kept)
+    cost = sum(_node_cost(node) for node in nodes)
+    for item in constants:
+        rank = item.ndim if isinstance(item, np.ndarray) else len(item.shape)
+        cost += sizes.new_constant_bytes(item.nbytes, rank, _base(found))
+        if work.wants_nodes(match.root):
+            cost += sizes.CONSTANT_NODE_BYTES
+    return cost - gain
+
+
+def _node_cost(new: New) -> int:
+    names = sum(len(v.name or "") if isinstance(v, ir.Value) else 24 for v in new.inputs)
+    attributes = sum(len(k) + 12 + 10 * _length(v) for k, v in new.attributes.items())
+    return 16 + len(new.op_type) + names + 2 * len(new.inputs) + attributes
+
+
+def _length(value: Any) -> int:
+    return len(value) if isinstance(value, list | tuple | str) else 1
+
+
+def _base(found: Found) -> str:
+    return f"{found.root.outputs[0].name or 'value'}_constant"
+
+
+def _make(work: Work, root: ir.Node, new: New, naming: Mapping[str, str | None]) -> ir.Value:
+    """Make the nodes of a tree before ``root``, operands first, and return the last output."""
+    made: dict[int, ir.Value] = {}
+
+    def operand(item: Any) -> ir.Value | None:
+        if item is None or isinstance(item, ir.Value):
+            return item
+        if id(item) not in made:
+            base = f"{root.outputs[0].name or 'value'}"
+            if isinstance(item, New):
+                made[id(item)] = node(item, None)
+            else:
+                made[id(item)] = work.new_constant(root, f"{base}_constant", item)
+        return made[id(item)]
+
+    def node(item: New, name: str | None) -> ir.Value:
+        inputs = [operand(x) for x in item.inputs]
+        return work.new_node(root, item.op_type, inputs, item.attributes, name=name)
+
+    return node(new, naming["name"])
