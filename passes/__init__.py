@@ -13,6 +13,7 @@ _HOMES = {
     "FoldConstants": "fold_constants",
     "Freeze": "freeze",
     "Fuse": "fuse",
+    "Inline": "inline",
     "Prune": "prune",
     "Quantize": "quantize",
     "Simplify": "simplify",

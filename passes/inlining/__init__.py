@@ -1,0 +1,1 @@
+"""Replacing calls of model functions by their bodies."""
