@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from converter.core.factory import split_reference
+from converter.io.layout import ExternalData, Layout
 from converter.io.limits import LoadLimits
 
 if TYPE_CHECKING:
@@ -21,17 +24,35 @@ def load(
     *,
     limits: LoadLimits = LoadLimits(),  # noqa: B008 - frozen
     allow_links: bool = False,
+    example: Any = None,
 ) -> ir.Model:
-    """Load an ONNX model: binary, protobuf JSON or text, or ONNX's text syntax.
+    """Load a model: ONNX in one of its forms, a ``.pt2`` file, or what a function returns.
 
     Args:
-        path: The file. A bare name in the current folder is held to the same rules as a full path.
+        path: The file, or ``module:factory`` (see :mod:`converter.io.torch_source`). A bare name in
+            the current folder is held to the same rules as a full path.
         limits: Bounds on size, nodes, nesting and tensor bytes.
         allow_links: Accept external data that are links; see :func:`limits.open_beside`.
+        example: Example inputs for an ``nn.Module`` that a factory returns.
 
     Raises:
-        ModelError: The file is missing, is no ONNX model, is broken or exceeds the limits.
+        ModelError: The file is missing, is no model, is broken or exceeds the limits.
+        UsageError: The factory is missing or fails.
     """
+    reference = split_reference(os.fspath(path))
+    if reference is not None:
+        from converter.io.import_torch import load_factory
+
+        return load_factory(*reference, example=example)
+    from converter.io.torch_files import is_program, refuse_checkpoint
+    from converter.io.torch_source import refuse_example
+
+    refuse_example(example, os.fspath(path))
+    refuse_checkpoint(Path(path))
+    if is_program(Path(path)):
+        from converter.io.import_torch import load_program
+
+        return load_program(Path(path), limits=limits)
     from converter.io.import_onnx import load_onnx
 
     return load_onnx(Path(path), limits=limits, allow_links=allow_links)
@@ -41,20 +62,20 @@ def save(
     model: ir.Model,
     path: PathLike,
     *,
-    external_data: str = "auto",
+    layout: Layout = Layout(),  # noqa: B008 - frozen
+    external_data: ExternalData | None = None,
     source: PathLike | None = None,
     in_place: bool = False,
-    allow_links: bool = False,
 ) -> Saved:
     """Write a model atomically; the suffix chooses the form.
 
     Args:
         model: The model; it is not changed.
         path: The output file.
-        external_data: ``"auto"``, ``"yes"`` or ``"no"``; see :func:`export_onnx.save_onnx`.
+        layout: Files, container, with or without weights.
+        external_data: Instead of the layout's.
         source: The input file, which is not overwritten; default: where the model was loaded from.
         in_place: ``path`` may be the input file.
-        allow_links: Has no effect on writing: it never goes through a link.
 
     Raises:
         UsageError: The path cannot be written, is the input, or the model does not fit the form.
@@ -62,11 +83,12 @@ def save(
     """
     from converter.io.export_onnx import save_onnx
 
-    del allow_links
+    if external_data is not None:
+        layout = replace(layout, external_data=external_data)
     return save_onnx(
         model,
         Path(path),
-        external_data=external_data,
+        layout=layout,
         source=None if source is None else Path(source),
         in_place=in_place,
     )

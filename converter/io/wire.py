@@ -320,6 +320,9 @@ class Hole:
     location: str
     nbytes: int
 
+    def __len__(self) -> int:
+        return self.nbytes
+
 
 def splice(skeleton: bytes, token: str, sizes: Mapping[str, int]) -> list[bytes | Hole]:
     """Turn a serialized skeleton into the pieces of a file with the tensors inside.
