@@ -120,7 +120,7 @@ class Work:
 
     def refresh(self) -> None:
         """Look at the model anew after an edit of its scopes or functions."""
-        for name in ("scopes", "facts", "redefined", "_shadowed", "_pure_functions"):
+        for name in ("scopes", "facts", "redefined", "shadowed", "_pure_functions"):
             self.__dict__.pop(name, None)
 
     def forget_facts(self) -> None:
@@ -128,7 +128,7 @@ class Work:
         self.__dict__.pop("facts", None)
 
     @cached_property
-    def _shadowed(self) -> set[str]:
+    def shadowed(self) -> set[str]:
         """Names with more than one meaning: uses may not be moved onto them across graphs."""
         seen: set[str] = set()
         twice: set[str] = set()
@@ -175,7 +175,7 @@ class Work:
             False when a public name, or a name that means something else in an inner graph, stands
             in the way; then nothing was changed.
         """
-        if self._shadowed and not self._same_meaning(old, new):
+        if self.shadowed and not self._same_meaning(old, new):
             return False
         was_output, users = old.is_graph_output(), old.consumers()
         if not edit.redirect(old, new):
@@ -188,7 +188,7 @@ class Work:
         return True
 
     def _same_meaning(self, old: ir.Value, new: ir.Value) -> bool:
-        names = {new.name, old.name if old.is_graph_output() else None} & self._shadowed
+        names = {new.name, old.name if old.is_graph_output() else None} & self.shadowed
         if not names:
             return True
         home = new.graph
