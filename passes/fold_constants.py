@@ -20,6 +20,7 @@ from passes.rewriting.work import Applied, Result, Rule, Work
 
 Array = np.ndarray[Any, Any]
 
+MORE_NODES = "the results would be more nodes than those that compute them"
 _MOST_RUNS = 64  # bounds the search for the nodes that onnxruntime cannot compute
 _SHARED_FROM = 256
 _MOST_ROUNDS = 8
@@ -177,9 +178,18 @@ def _is_too_big(work: Work, cluster: _Cluster, found: Foldable) -> bool:
 def _price(work: Work, front: ir.Value, nbytes: int, rank: int) -> int:
     """Return the bytes of the constant that takes the place of a front."""
     cost = sizes.new_constant_bytes(nbytes, rank, front.name or "")
+    return cost + sizes.CONSTANT_NODE_BYTES if _becomes_node(work, front) else cost
+
+
+def _becomes_node(work: Work, front: ir.Value) -> bool:
     producer = front.producer()
-    as_node = front.is_graph_output() or (producer is not None and work.wants_nodes(producer))
-    return cost + sizes.CONSTANT_NODE_BYTES if as_node else cost
+    return front.is_graph_output() or (producer is not None and work.wants_nodes(producer))
+
+
+def _makes_more_nodes(work: Work, cluster: _Cluster) -> bool:
+    """Tell whether the Constant nodes that results become outnumber the nodes that go."""
+    made = sum(_becomes_node(work, front) for front in cluster.fronts)
+    return made > len(cluster.nodes)
 
 
 def _gain(work: Work, cluster: _Cluster) -> int:
@@ -203,6 +213,8 @@ def _commit(work: Work, cluster: _Cluster, values: dict[ir.Value, Array]) -> Non
     cost = sum(_price(work, front, array.nbytes, array.ndim) for front, array in arrays)
     if problem is None and not work.affords(cost - _gain(work, cluster)):
         problem = BIGGER
+    if problem is None and _makes_more_nodes(work, cluster):
+        problem = MORE_NODES
     limit = work.context.settings.limits.fold_bytes
     if problem is None and any(array.nbytes > limit for _, array in arrays):
         problem = f"its result is larger than {limit} bytes"
