@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 _MOST_NODES = 500_000
 _MOST_BYTES = 1 << 28
 _TINY = 4
-_ABOUT_GRAPHS = ("scopes", "names", "facts", "_shadowed", "redefined", "_pure_functions")
-"""What a :class:`Work` remembers about the graphs and functions that it has."""
 _RECURSIVE = "its function calls itself"
 _TOO_LARGE = "inlining it would make the model too large"
 _NEW_IMPORT = "the model would have to import an operator set that only its function imports"
@@ -58,8 +56,8 @@ def inline(work: Work, *, only_if_smaller: bool = False) -> None:
     before = work.edits
     _Inliner(work, only_if_smaller=only_if_smaller).run()
     if work.edits != before:
-        for cached in _ABOUT_GRAPHS:
-            work.__dict__.pop(cached, None)
+        work.__dict__.pop("names", None)
+        work.refresh()
 
 
 class _Inliner:

@@ -35,8 +35,8 @@ def callers_first(functions: Mapping[Key, ir.Function]) -> tuple[list[Key], set[
         for key, f in functions.items()
     }
     waiting = dict.fromkeys(functions, 0)
-    for inner in callees.values():
-        for key in inner:
+    for called in callees.values():
+        for key in called:
             waiting[key] += 1
     order = [key for key, count in waiting.items() if not count]
     for key in order:
