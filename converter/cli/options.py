@@ -26,8 +26,15 @@ class OnFailure(enum.StrEnum):
     SKIP = "skip"
 
 
+class Weights(enum.StrEnum):
+    """What holds the weights beside the model."""
+
+    RAW = "raw"
+    SAFETENSORS = "safetensors"
+
+
 class ExternalData(enum.StrEnum):
-    """Whether weights go into a file of their own."""
+    """Whether weights go into files of their own."""
 
     AUTO = "auto"
     YES = "yes"
@@ -59,15 +66,31 @@ _CHECKS = "Checks"
 _OUTPUT = "Output"
 _MACHINE = "Machine"
 
-Source = Annotated[Path, typer.Argument(metavar="IN", help="The model to convert.")]
+Source = Annotated[
+    Path,
+    typer.Argument(metavar="IN", help="The model to convert: a file, or MODULE:FACTORY (PyTorch)."),
+]
 Target = Annotated[
-    Path, typer.Argument(metavar="OUT", help="The file to write; replaced when it exists.")
+    Path,
+    typer.Argument(
+        metavar="OUT",
+        help="The file to write: .onnx, .ort, .json, .textproto or .onnxtxt; replaced when it "
+        "exists.",
+    ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")]
 Original = Annotated[Path, typer.Argument(metavar="A", help="The original model.")]
 Converted = Annotated[Path, typer.Argument(metavar="B", help="The model to compare with it.")]
 Models = Annotated[list[Path], typer.Argument(metavar="MODEL...", help="One or more models.")]
 
+ExampleInputs = Annotated[
+    Path | None,
+    typer.Option(
+        "--example-inputs",
+        metavar="FILE",
+        help="Arguments for a PyTorch module that MODULE:FACTORY returns alone (npz).",
+    ),
+]
 Passes = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="Passes to run, e.g. simplify,prune:sparsity=0.5,quantize."),
@@ -153,6 +176,15 @@ NoVerify = Annotated[
         rich_help_panel=_CHECKS,
     ),
 ]
+Explain = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--explain",
+        metavar="NODE",
+        help="Say what each pass did to this node, or why not (name, glob, op:TYPE); repeatable.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 Keep = Annotated[
     bool,
     typer.Option("--keep", help="Write OUT even when a budget is missed.", rich_help_panel=_OUTPUT),
@@ -164,7 +196,27 @@ External = Annotated[
     ExternalData | None,
     typer.Option(
         "--external-data",
-        help="Weights in a file of their own (auto: above 2 GB).",
+        help="Weights in files of their own (auto: above 2 GB).",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+ShardSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="SIZE",
+        help="Weights in files of at most this size, e.g. 2GB.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+WeightsFormat = Annotated[
+    Weights | None,
+    typer.Option(help="What holds the weights beside the model.", rich_help_panel=_OUTPUT),
+]
+StripWeights = Annotated[
+    bool,
+    typer.Option(
+        "--strip-weights",
+        help="Write the graph without its weights and origin, for bug reports and diffs.",
         rich_help_panel=_OUTPUT,
     ),
 ]

@@ -16,6 +16,7 @@ from converter.report import words as t
 Row = Sequence[object]
 Data = Mapping[str, Any]
 _MAX_ROWS = 12
+_MOST_ANSWERS = 60
 _MAX_WIDTH = 32
 _STATUS_STYLE = {"done": "bold green", "not verified": "bold yellow"}
 
@@ -83,6 +84,7 @@ def _conversion(console: Console, report: Data) -> None:
         heads = ("pass", "time", "nodes", "weights", "result")
         rows = [(_short(row[0]), *row[1:]) for row in summary.pass_rows(report["steps"])]
         _table(console, heads, rows, right=(1, 2, 3))
+    _explained(console, report["explained"])
     _left_alone(console, report["steps"])
     _notes(console, summary.notes(report))
 
@@ -126,6 +128,14 @@ def _outputs(console: Console, verdict: Data) -> None:
         _title(console, "Outputs compared with the original")
         _table(console, summary.OUTPUT_HEADS, rows[:_MAX_ROWS], right=(1, 2, 3))
         _rest(console, len(rows) - _MAX_ROWS, "more output")
+
+
+def _explained(console: Console, answers: Sequence[Data]) -> None:
+    if answers:
+        _title(console, "Asked about")
+        rows = [(x["pass"], x["node"], x["rule"], x["what"]) for x in answers[:_MOST_ANSWERS]]
+        _table(console, ("pass", "node", "rule", "what"), rows)
+        _rest(console, len(answers) - _MOST_ANSWERS, "more answer")
 
 
 def _left_alone(console: Console, steps: Sequence[Data]) -> None:

@@ -64,6 +64,7 @@ def render(report: Data) -> str:
             _budgets(report),
             _outputs(report),
             _passes(report),
+            _explained(report),
             _left_alone(report),
             _origin(report),
         ]
@@ -199,6 +200,11 @@ def _left_alone(report: Data) -> str:
     ]
     heads = ("count", "pass", "why", "for example")
     return _section("Left alone", _table(heads, rows, numbers=(0,)))
+
+
+def _explained(report: Data) -> str:
+    rows = [(x["pass"], x["node"], x["rule"], x["what"]) for x in report["explained"]]
+    return _section("Asked about", _table(("pass", "node", "rule", "what"), rows))
 
 
 def _notes(report: Data) -> str:

@@ -110,6 +110,7 @@ class Report:
         data: Samples and their use; None when none were used.
         verdict: The comparison with the original; None without verification.
         notes: Sentences that the reader must not miss.
+        explained: Answers to ``--explain``; see :mod:`converter.report.explain`.
         versions: Versions of this tool and of what the result depends on.
         seconds: Wall time of the whole conversion.
         error: What stopped the conversion, else empty.
@@ -125,6 +126,7 @@ class Report:
     data: Usage | None = None
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
+    explained: tuple[Mapping[str, str], ...] = ()
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
@@ -144,6 +146,7 @@ class Report:
             "data": None if self.data is None else self.data.to_dict(),
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
             "notes": list(self.notes),
+            "explained": list(self.explained),
             "versions": dict(self.versions),
             "seconds": self.seconds,
         }
@@ -159,6 +162,7 @@ def step_dict(step: Step) -> dict[str, Any]:
         "seconds": step.seconds,
         "modified": bool(outcome and outcome.modified),
         "counts": dict(outcome.counts) if outcome else {},
+        "rule_seconds": dict(outcome.seconds) if outcome else {},
         "skipped": group_skips(outcome.skipped) if outcome else [],
         "notes": list(outcome.notes) if outcome else [],
         "before": _footprint(step.before),

@@ -119,7 +119,7 @@ class Substitution:
     def rule(self) -> Rule:
         """Return the rule for :meth:`Work.sweep`."""
         roots = tuple(dict.fromkeys(parse(text).op_type for text in self.patterns))
-        return Rule(self.name, roots, self.apply, self.tolerance)
+        return Rule(self.name, roots, self.apply, self.tolerance, self.patterns, self.since)
 
     def apply(self, node: ir.Node, work: Work) -> Result:
         """Try the patterns on a node; the first that matches decides."""

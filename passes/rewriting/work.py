@@ -60,12 +60,16 @@ class Rule:
         op_types: Operators of the default domain that the function is called with.
         function: See the module's description.
         tolerance: How outputs may differ, for people; "" means bit-equal.
+        patterns: What it looks for, of a rule that is written as patterns.
+        since: Operator set that it needs.
     """
 
     name: str
     op_types: tuple[str, ...]
     function: Callable[[ir.Node, Work], Result]
     tolerance: str = ""
+    patterns: tuple[str, ...] = ()
+    since: int = 1
 
 
 @dataclass
