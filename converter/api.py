@@ -54,13 +54,15 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
     reproducer_weights: bool = False,
     time_limit: float | None = None,
     custom_op_library: PathLike | None = None,
+    example: Any = None,
     progress: Progress | None = None,
     observers: Sequence[Observer] = (),
 ) -> Artifact:
     """Convert a model: load, run passes, verify against the original, write.
 
     Args:
-        source: Path of a model, an ``onnx_ir.Model`` or an ``onnx.ModelProto``; never changed.
+        source: Path of a model, ``"module:factory"``, an ``onnx_ir.Model``, an ``onnx.ModelProto``,
+            or a PyTorch model (see docs/formats.md); never changed.
         target: Path to write to, replaced atomically when it exists; None writes nothing.
         passes: Pipeline text such as ``"simplify,prune:sparsity=0.5"``, or passes.
         recipe: Recipe file or object, instead of ``passes``; arguments given here win over it.
@@ -87,6 +89,8 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
         reproducer_weights: Keep the real weights in the reproducer.
         time_limit: Seconds after which the conversion is stopped.
         custom_op_library: Shared library with custom operators.
+        example: Example inputs of a PyTorch module: a tensor or array, a tuple of arguments, a dict
+            of keyword arguments, or an npz file.
         progress: Receives the advance of long work.
         observers: Called around every pass.
 
@@ -129,6 +133,7 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
         allow_links=allow_links,
         custom_op_library=_path(custom_op_library),
         time_limit=time_limit,
+        example=example,
     )
     return execute(order, progress=progress, observers=observers)
 

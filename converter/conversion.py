@@ -108,10 +108,11 @@ class _Conversion:
 
     def _execute(self, original: ir.Model, budget: Budget) -> Artifact:
         order = self.order
+        self._check_export(original)
         data = order.data.open(original, order.seed)
         samples = data
         if samples is None and order.checks.verify:
-            samples = Samples("synthetic", batch=order.data.batch).open(original, order.seed)
+            samples = self._made_up(original)
         self._note_data(samples, calibrated=data is not None)
         run = self._run_passes(original, data, samples)
         model = self._stamp(original, run.model)
@@ -127,8 +128,32 @@ class _Conversion:
 
         source = self.order.source
         if isinstance(source, str | Path):
-            return load(Path(source), allow_links=self.order.allow_links)
-        return as_model(source)
+            return load(
+                Path(source), allow_links=self.order.allow_links, example=self.order.example
+            )
+        return as_model(source, example=self.order.example)
+
+    def _check_export(self, original: ir.Model) -> None:
+        """Hold a model that was exported just now against the PyTorch module it came from."""
+        from converter.io.meta import EXAMPLE, NOTES
+
+        if EXAMPLE not in original.meta or not self.order.checks.verify:
+            return
+        from converter.verification.export import check_export
+
+        check_export(original, self.settings)
+        self._update(notes=tuple(original.meta[NOTES]))
+
+    def _made_up(self, original: ir.Model) -> Dataset | None:
+        """Return samples for verification where none were given: the example, or made-up ones."""
+        from converter.io.meta import EXAMPLE
+
+        example = original.meta.get(EXAMPLE)
+        if example is None or not example.inputs:
+            return Samples("synthetic", batch=self.order.data.batch).open(original, self.order.seed)
+        dataset = Samples([dict(example.inputs)]).open(original, self.order.seed)
+        assert dataset is not None
+        return replace(dataset, description="the example inputs of the PyTorch model")  # type: ignore[type-var]
 
     def _run_passes(self, original: ir.Model, data: Dataset | None, samples: Dataset | None) -> Run:
         order = self.order
@@ -351,19 +376,30 @@ def source_files(model: ir.Model) -> list[Path]:
     return [Path(p) for p in (model.meta[PATH], *model.graph.meta.get(DATA_FILES, ()))]
 
 
-def as_model(source: Any) -> ir.Model:
-    """Take a model that is already in memory: an ``onnx_ir.Model`` or an ``onnx.ModelProto``.
+def as_model(source: Any, *, example: Any = None) -> ir.Model:
+    """Take a model that is already in memory.
+
+    Args:
+        source: An ``onnx_ir.Model``, an ``onnx.ModelProto``, or a PyTorch source
+            (:mod:`converter.io.torch_source`).
+        example: Example inputs of a PyTorch module.
 
     Raises:
-        UsageError: It is neither.
-        InvalidModelError: The protobuf model is not valid.
+        UsageError: It is none of them.
+        ModelError: The model is not valid, or cannot be exported from PyTorch.
     """
     import onnx
     import onnx_ir as ir
 
     from converter.io.legacy import hide_defaults
+    from converter.io.torch_source import is_torch, refuse_example
     from converter.io.validate import validate
 
+    if is_torch(source):
+        from converter.io.import_torch import load_torch
+
+        return load_torch(source, example=example)
+    refuse_example(example, "example=")
     if isinstance(source, ir.Model):
         model = source.clone()  # it may have been edited since it was loaded from its file
     elif isinstance(source, onnx.ModelProto):
@@ -372,7 +408,8 @@ def as_model(source: Any) -> ir.Model:
     else:
         raise UsageError(
             f"{type(source).__name__} is no model",
-            allowed="a path, an onnx_ir.Model or an onnx.ModelProto",
+            allowed="a path, MODULE:FACTORY, an onnx_ir.Model, an onnx.ModelProto, or a PyTorch "
+            "model together with example inputs",
         )
     hide_defaults(model)
     return model

@@ -104,6 +104,7 @@ class Order:
     allow_links: bool = False
     custom_op_library: Path | None = None
     time_limit: float | None = None
+    example: Any = None
 
     def recipe(self) -> Recipe:
         """Return all of the order that a recipe can hold, for reports and for running it again."""

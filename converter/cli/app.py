@@ -55,6 +55,7 @@ def convert(  # noqa: PLR0913 - one parameter per option
     reproducer_weights: opt.ReproducerWeights = False,
     time_limit: opt.TimeLimit = None,
     custom_op_library: opt.CustomOps = None,
+    example_inputs: opt.ExampleInputs = None,
     quiet: opt.Quiet = False,
     json: opt.Json = False,
     debug: opt.Debug = False,
@@ -90,6 +91,7 @@ def convert(  # noqa: PLR0913 - one parameter per option
         "reproducer_weights": reproducer_weights,
         "time_limit": time_limit,
         "custom_op_library": custom_op_library,
+        "example": example_inputs,
     }
     return _convert(source, target, settings, quiet=quiet, json=json)
 
