@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 _HOMES = {
+    "Cast": "cast",
     "Deduplicate": "deduplicate",
     "Eliminate": "eliminate",
     "FoldConstants": "fold_constants",

@@ -116,6 +116,10 @@ class Pass(ABC):
             PreconditionError: The pass cannot run on this model.
         """
 
+    def may_change_interface(self) -> bool:
+        """Tell whether the interface may change with these very parameters."""
+        return self.changes_interface
+
     @abstractmethod
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Edit ``model`` in place and say what was done."""

@@ -161,8 +161,9 @@ class MappedTensor(TensorBase):
     Args:
         source: Tensor of at least 8 bits per element.
         function: Called with a flat chunk and the index of its first element in the flat tensor;
-            returns a new array of the chunk's length and type. It must be pure: it is called on
-            every read.
+            returns a new array of the chunk's length, of type ``dtype``. It must be pure: it is
+            called on every read.
+        dtype: Element type of the result; None: that of the source.
     """
 
     def __init__(
@@ -171,6 +172,7 @@ class MappedTensor(TensorBase):
         function: Callable[[Array, int], Array],
         *,
         name: str | None = None,
+        dtype: ir.DataType | None = None,
     ) -> None:
         super().__init__(
             name=name or source.name,
@@ -179,11 +181,12 @@ class MappedTensor(TensorBase):
         )
         self.source = source
         self._function = function
+        self._dtype = dtype or source.dtype
 
     @property
     def dtype(self) -> ir.DataType:  # type: ignore[override]
-        """Element type, that of the source."""
-        return self.source.dtype
+        """Element type."""
+        return self._dtype
 
     @property
     def shape(self) -> ir.Shape:  # type: ignore[override]

@@ -1,0 +1,75 @@
+"""Running a converted model beside the original: does it still work, and how far is it off?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.core import graph as g
+from passes.rewriting.purity import RANDOM
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from converter.core.context import Batch, Context
+
+Array = np.ndarray[Any, Any]
+MOST_BATCHES = 8
+
+
+class Trial:
+    """The outputs of the original on a few batches, to hold converted models against.
+
+    Args:
+        model: The original.
+        context: Its data and services; there is nothing to try without data.
+        least: Signal to error in decibels that every output must reach.
+    """
+
+    def __init__(self, model: ir.Model, context: Context, least: float) -> None:
+        self._context = context
+        self._least = least
+        self._random = any(node.op_type in RANDOM for node in g.walk(model))
+        dataset: Any = context.dataset or ()
+        batches: list[Batch] = list(islice(dataset, MOST_BATCHES))
+        self._feeds = [batch.inputs for batch in batches]
+        self._expected = context.run(model, self._feeds) if self._feeds else []
+
+    def flaw(self, candidate: ir.Model) -> str:
+        """Say what is wrong with a converted model; "" when nothing is."""
+        if not self._feeds:
+            return ""
+        actual = self._context.run(candidate, self._feeds)
+        names = self._expected[0].keys()
+        return next(filter(None, (self._output_flaw(name, actual) for name in names)), "")
+
+    def _output_flaw(self, name: str, actual: list[dict[str, Array]]) -> str:
+        signal = error = 0.0
+        for old, new in zip(self._expected, actual, strict=True):
+            before, after = _plain(old, name), _plain(new, name)
+            if before is None or after is None:
+                continue
+            if before.shape != after.shape:
+                if self._random:
+                    continue
+                return f"output {name!r} changed its shape"
+            finite = np.isfinite(before)
+            if not np.isfinite(after[finite]).all():
+                return f"output {name!r} became NaN or infinite"
+            signal += float(np.sum(before[finite] ** 2))
+            error += float(np.sum((after[finite] - before[finite]) ** 2))
+        if self._random or error == 0.0:
+            return ""
+        found = 10 * np.log10(signal / error) if signal else -np.inf
+        return f"output {name!r} has {found:.1f} dB" if found < self._least else ""
+
+
+def _plain(outputs: Mapping[str, Array], name: str) -> Array | None:
+    """Return a float output in float64; None for anything else."""
+    array = outputs[name]
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        return None
+    return array.astype(np.float64)
