@@ -25,6 +25,10 @@ def node_bytes(node: ir.Node) -> int:
         size += _FIELD + (len(value.name or "") if value is not None else 0)
     for output in node.outputs:
         size += _FIELD + len(output.name or "")
+    if node.doc_string:
+        size += _FIELD + len(node.doc_string)
+    for key, text in node.metadata_props.items():
+        size += 3 * _FIELD + len(key) + len(text)
     for attribute in node.attributes.values():
         size += 3 * _FIELD + len(attribute.name) + 2
     return size

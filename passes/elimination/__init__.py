@@ -1,0 +1,1 @@
+"""The rules of ``eliminate``, one module per concern; each module has a table ``RULES``."""
