@@ -1,8 +1,13 @@
-"""Writes the page about passes: ``python -m converter.cli.docs > docs/passes.md``."""
+"""Writes pages that follow from the code.
+
+python -m converter.cli.docs > docs/passes.md
+python -m converter.cli.docs rules > docs/rules.md
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import Any
 
 from converter.core import registry
 from converter.core.declaration import Declaration, Parameter
@@ -26,6 +31,38 @@ def passes_page() -> str:
     rows = [f"| [{d.name}](#{d.name}) | {_cell(d.summary)} | {_promise(d)} |" for d in found]
     table = ["| pass | what it does | outputs |", "| --- | --- | --- |", *rows, ""]
     return _HEAD + "\n".join([*table, *(_section(d) for d in found)]).rstrip("\n") + "\n"
+
+
+_RULES_HEAD = """\
+# Rules
+
+Made by `python -m converter.cli.docs rules > docs/rules.md` from the rules themselves; a test
+checks that it is current. `simplify` applies all of them, until none fires any more; its report
+counts each by this name. How patterns are read: `passes/rewriting/pattern.py`.
+
+"""
+
+
+def rules_page() -> str:
+    """Return the Markdown page about the rules that rewriting passes are made of."""
+    sections = []
+    for entry in registry.entries().values():
+        if entry.owner != registry.OWNER:
+            continue
+        rules = getattr(sys.modules[registry.get(entry.name).__module__], "RULES", ())
+        if rules:
+            rows = [_rule(rule) for rule in rules]
+            head = "| rule | operators | results differ by | looks for |\n| --- | --- | --- | --- |"
+            sections.append(f"## {entry.name}\n\n" + "\n".join([head, *rows]) + "\n")
+    return _RULES_HEAD + "\n".join(sections)
+
+
+def _rule(rule: Any) -> str:
+    looks = "<br>".join(f"`{_cell(text)}`" for text in rule.patterns)
+    needs = f" (opset {rule.since})" if rule.since > 1 else ""
+    types = ", ".join(rule.op_types) + needs
+    cells = (rule.name.replace("_", " "), types, _cell(rule.tolerance) or "nothing", looks)
+    return f"| {' | '.join(cells)} |"
 
 
 def _promise(found: Declaration) -> str:
@@ -56,4 +93,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(passes_page())
+    sys.stdout.write(rules_page() if sys.argv[1:] == ["rules"] else passes_page())
