@@ -109,10 +109,13 @@ class _Conversion:
     def _execute(self, original: ir.Model, budget: Budget) -> Artifact:
         order = self.order
         self._check_export(original)
-        data = order.data.open(original, order.seed)
+        fed = original
+        for pass_ in order.passes:
+            fed = pass_.narrowed(fed)
+        data = order.data.open(fed, order.seed)
         samples = data
         if samples is None and order.checks.verify:
-            samples = self._made_up(original)
+            samples = self._made_up(fed)
         self._note_data(samples, calibrated=data is not None)
         run = self._run_passes(original, data, samples)
         model = self._stamp(original, run.model)

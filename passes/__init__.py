@@ -11,6 +11,7 @@ _HOMES = {
     "Cast": "cast",
     "Deduplicate": "deduplicate",
     "Eliminate": "eliminate",
+    "FixShapes": "fix_shapes",
     "FoldConstants": "fold_constants",
     "Freeze": "freeze",
     "Fuse": "fuse",

@@ -120,6 +120,14 @@ class Pass(ABC):
         """Tell whether the interface may change with these very parameters."""
         return self.changes_interface
 
+    def narrowed(self, model: ir.Model) -> ir.Model:
+        """Return a model with the inputs that are left to callers once this pass has run.
+
+        A pass that makes the model accept less than before overrides this, so that samples which
+        both models accept can be chosen before any pass runs. Nodes do not matter.
+        """
+        return model
+
     @abstractmethod
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Edit ``model`` in place and say what was done."""

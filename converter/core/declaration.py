@@ -320,5 +320,9 @@ def _generic(node: ast.Subscript, module: _Module) -> str:
     if _is_subscript(node, "Literal"):
         return " | ".join(values.format_value(_literal(item, module)) for item in items)
     if _is_subscript(node, "tuple") and len(items) == 2:
+        if isinstance(items[0], ast.Subscript):
+            pair = items[0].slice
+            assert isinstance(pair, ast.Tuple)
+            return f"any name={_kind(pair.elts[1], module)}"
         return f"list of {_kind(items[0], module)}"
     raise NotStaticError(f"type {ast.unparse(node)} is computed")

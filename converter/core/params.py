@@ -3,6 +3,10 @@
 A field ``sparsity: Annotated[float, Param("share of weights set to zero", ge=0, lt=1)] = 0.5`` is
 what parsing, validation, help texts, documentation and recipes are made from. Types are bool, int,
 float, str, Path, an Enum, a Literal, ``tuple[T, ...]`` of those, and ``T | None``.
+
+A field of type ``tuple[tuple[str, T], ...]`` is open: every key that is no other parameter belongs
+to it, so ``fix_shapes:batch=1,seq=128`` gives ``dims`` the pairs (batch, 1) and (seq, 128). A pass
+has one such field at most.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -90,6 +94,11 @@ class Field:
     def required(self) -> bool:
         """Tell whether the parameter has no default."""
         return self.default is dataclasses.MISSING
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether it takes every key that is no other parameter."""
+        return values.pair_type(self.annotation) is not None
 
     @property
     def type_text(self) -> str:
@@ -202,8 +211,14 @@ def read_values(
     prefix = f"{path}." if path else ""
     read: dict[str, Any] = {}
     problems: list[Problem] = []
+    open_field = next((f for f in fields.values() if f.is_open), None)
+    pairs: list[tuple[str, Any]] = []
     for name, value in mapping.items():
         field = fields.get(name)
+        if open_field is not None and _is_open_key(field, value, text=text):
+            wrong_pair = _read_pair(open_field, name, value, pairs, text=text)
+            problems += [replace(p, path=prefix + p.path) for p in wrong_pair]
+            continue
         if field is None:
             allowed = ", ".join(fields) or "no parameters"
             problems.append(
@@ -214,12 +229,32 @@ def read_values(
             read[name] = values.read(field.annotation, field.param, value, text=text)
         except values.ValueRefusedError as wrong:
             problems.append(Problem(f"{prefix}{name}", wrong.what, wrong.allowed, wrong.hint))
+    if open_field is not None and pairs:
+        read[open_field.name] = (*read.get(open_field.name, ()), *pairs)
     problems += [
         Problem(f"{prefix}{f.name}", "must be given", f.type_text)
         for f in fields.values()
         if f.required and f.name not in mapping
     ]
     return read, problems
+
+
+def _is_open_key(field: Field | None, value: Any, *, text: bool) -> bool:
+    """Tell whether a key is one of the open field, whose own name may be one, too."""
+    if field is None:
+        return True
+    return field.is_open and (text or not isinstance(value, Mapping | list | tuple))
+
+
+def _read_pair(
+    field: Field, name: str, value: Any, pairs: list[tuple[str, Any]], *, text: bool
+) -> list[Problem]:
+    kind = values.pair_type(field.annotation)
+    try:
+        pairs.append((name, values.read(kind, field.param, value, text=text)))
+    except values.ValueRefusedError as wrong:
+        return [Problem(name, wrong.what, wrong.allowed, wrong.hint)]
+    return []
 
 
 def construct(

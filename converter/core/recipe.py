@@ -264,8 +264,12 @@ def recipe_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def _table(title: str, items: Iterable[tuple[str, Any]]) -> list[str]:
-    rows = [f"{k if _BARE_KEY.fullmatch(k) else _toml(k)} = {_toml(v)}" for k, v in items]
+    rows = [f"{_toml_key(k)} = {_toml(v)}" for k, v in items]
     return ["", f"[{title}]", *rows] if rows else []
+
+
+def _toml_key(key: str) -> str:
+    return key if _BARE_KEY.fullmatch(key) else _toml(key)
 
 
 def _limits(terms: tuple[str, ...]) -> dict[str, Any]:
@@ -279,6 +283,8 @@ def _limits(terms: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _toml(value: Any) -> str:
+    if isinstance(value, tuple) and any(isinstance(v, tuple) for v in value):
+        return f"{{{', '.join(f'{_toml_key(k)} = {_toml(v)}' for k, v in value)}}}"
     if isinstance(value, tuple):
         return f"[{', '.join(_toml(v) for v in value)}]"
     if isinstance(value, bool | float) or type(value) is int:

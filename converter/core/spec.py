@@ -4,10 +4,11 @@ r"""The text form of a pipeline: ``fuse,prune:sparsity=0.5,exclude=/head/*,quant
     pass     = name [ ":" ( param | flag ) ]
     param    = key "=" value
 
-An item whose first mark is ``=`` belongs to the pass before it. A bare flag stands only right after
-``name:``. Repeating a key makes a list. A value with a comma, quote, backslash or white space is
-written in double quotes, inside which ``\"`` and ``\\`` stand for the mark itself. White space
-around an item is ignored. There are no braces, because shells expand them.
+A key may be quoted as values are, because some passes take keys of the user's choice. An item whose
+first mark is ``=`` belongs to the pass before it. A bare flag stands only right after ``name:``.
+Repeating a key makes a list. A value with a comma, quote, backslash or white space is written in
+double quotes, inside which ``\"`` and ``\\`` stand for the mark itself. White space around an item
+is ignored. There are no braces, because shells expand them.
 """
 
 from __future__ import annotations
@@ -89,8 +90,8 @@ class _Reader:
 
     def item(self, found: list[_Call]) -> None:
         start = self.position
-        word = self.take(_WORD)
-        if not _NAME.fullmatch(word):
+        word = self.key()
+        if not _NAME.fullmatch(word) and not (word and found and self.mark == "="):
             raise self.error(
                 f"{word!r} is no name" if word else "a pass or a parameter is missing",
                 start,
@@ -112,10 +113,19 @@ class _Reader:
             self.position += 1
             self.first(call)
 
+    def key(self) -> str:
+        """Read a name, or a quoted key that ``=`` must follow."""
+        if self.mark != '"':
+            return self.take(_WORD)
+        word = self.quoted()
+        if self.mark != "=":
+            raise self.error("a quoted key needs a value", self.position, allowed='"key"=value')
+        return str(word)
+
     def first(self, call: _Call) -> None:
         """Read the parameter or flag after ``name:``."""
         start = self.position
-        word = self.take(_WORD)
+        word = self.key()
         if not word:
             raise self.error(
                 f"a parameter must follow {call.name + ':'!r}", start, allowed="key=value or a flag"
@@ -124,7 +134,10 @@ class _Reader:
             self.value(call, word)
         elif self.mark == ":":
             raise self.error(
-                "a second colon cannot stand here", self.position, allowed="name:key=value"
+                "a second colon cannot stand here",
+                self.position,
+                allowed="name:key=value",
+                hint="put a key that holds a colon in double quotes",
             )
         else:
             call.flag = word
@@ -215,6 +228,12 @@ def _check_flag(reader: _Reader, call: _Call, kind: type[Pass]) -> None:
             call.column,
             allowed=f"{call.name}:{call.flag}={known[call.flag].type_text}",
         )
+    if any(f.is_open for f in fields):
+        raise reader.error(
+            f"{call.flag} has no value",
+            call.column + len(call.name) + 1,
+            allowed=f"{call.name}:name=value",
+        )
     fitting = [f.name for f in fields if _fits(kind, f, call.flag)]
     if fitting:
         raise reader.error(
@@ -242,7 +261,9 @@ def format_pass(pass_: Pass) -> str:
     """Return the canonical text of a pass; parameters at their default are left out."""
     items = []
     for name, value in params.changed_values(pass_).items():
-        if isinstance(value, tuple):
+        if isinstance(value, tuple) and any(isinstance(v, tuple) for v in value):
+            items += [f"{_format_key(k)}={_format(v)}" for k, v in value]
+        elif isinstance(value, tuple):
             items += [f"{name}={_format(v)}" for v in value] or [f"{name}="]
         else:
             items.append(f"{name}={_format(value)}")
@@ -257,9 +278,17 @@ def format_passes(passes: Iterable[Pass]) -> str:
 def _format(value: Any) -> str:
     text = values.format_value(value)
     if value is not None and (text in _RESERVED or not _PLAIN.fullmatch(text)):
-        marked = text.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{marked}"'
+        return _quote(text)
     return text
+
+
+def _format_key(key: str) -> str:
+    return key if _NAME.fullmatch(key) else _quote(key)
+
+
+def _quote(text: str) -> str:
+    marked = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{marked}"'
 
 
 def format_list(passes: Sequence[Pass]) -> tuple[str, ...]:

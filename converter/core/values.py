@@ -9,7 +9,7 @@ import numbers
 import re
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +52,12 @@ def item_type(annotation: Any) -> Any:
     return None
 
 
+def pair_type(annotation: Any) -> Any:
+    """Return V of ``tuple[tuple[str, V], ...]``, else None: a parameter with keys of its own."""
+    args = typing.get_args(item_type(annotation))
+    return args[1] if len(args) == 2 and args[0] is str and args[1] is not Ellipsis else None
+
+
 def _is_enum(annotation: Any) -> bool:
     return isinstance(annotation, type) and issubclass(annotation, enum.Enum)
 
@@ -60,7 +66,9 @@ def type_text(annotation: Any) -> str:
     """Describe a parameter type for people, e.g. ``number``, ``a | b``, ``list of text``."""
     inner, optional = optional_type(annotation)
     item = item_type(inner)
-    if item is not None:
+    if pair_type(inner) is not None:
+        text = f"any name={type_text(pair_type(inner))}"
+    elif item is not None:
         text = f"list of {type_text(item)}"
     elif typing.get_origin(inner) is typing.Literal or _is_enum(inner):
         text = " | ".join(_choices(inner))
@@ -81,7 +89,8 @@ TYPE_WORDS = {
 def default_text(value: Any) -> str:
     """Return a default for people: an empty list is ``none``."""
     if isinstance(value, tuple):
-        return ", ".join(format_value(v) for v in value) or "none"
+        shown = (f"{v[0]}={format_value(v[1])}" if isinstance(v, tuple) else v for v in value)
+        return ", ".join(format_value(v) for v in shown) or "none"
     return format_value(value)
 
 
@@ -200,6 +209,23 @@ def _read_tuple(annotation: Any, param: Param, value: Any, *, text: bool) -> tup
     return tuple(_read_scalar(item, param, v, text=text) for v in items)
 
 
+def _read_pairs(
+    annotation: Any, param: Param, value: Any, *, text: bool
+) -> tuple[tuple[str, Any], ...]:
+    """Read a mapping, or pairs; each key may stand once."""
+    try:
+        pairs = [(_read_str(k, text=text), v) for k, v in _items(value)]
+    except (TypeError, ValueError) as error:
+        raise ValueRefusedError(f"is {_show(value)}", type_text(annotation)) from error
+    if len({key for key, _ in pairs}) < len(pairs):
+        raise ValueRefusedError("names a key more than once", "each key once")
+    return tuple((key, _read_scalar(annotation, param, v, text=text)) for key, v in pairs)
+
+
+def _items(value: Any) -> Iterable[tuple[Any, Any]]:
+    return value.items() if isinstance(value, Mapping) else [(key, v) for key, v in value]
+
+
 def read(annotation: Any, param: Param, value: Any, *, text: bool) -> Any:
     """Read one value of a type, or refuse it.
 
@@ -213,6 +239,8 @@ def read(annotation: Any, param: Param, value: Any, *, text: bool) -> Any:
         ValueRefusedError: The value does not fit.
     """
     inner, optional = optional_type(annotation)
+    if pair_type(inner) is not None:
+        return _read_pairs(pair_type(inner), param, value, text=text)
     if item_type(inner) is not None:
         alone = value[0] if isinstance(value, list | tuple) and len(value) == 1 else value
         none = text and alone == "none" and not isinstance(alone, Quoted)
@@ -246,6 +274,6 @@ def nearest(name: str, valid: Iterable[str]) -> str:
 def is_supported(annotation: Any) -> bool:
     """Tell whether a parameter can have this type."""
     inner, _ = optional_type(annotation)
-    item = item_type(inner)
+    item = pair_type(inner) or item_type(inner)
     scalar, _ = optional_type(item) if item is not None else (inner, False)
     return scalar in _READERS or _is_enum(scalar) or typing.get_origin(scalar) is typing.Literal
