@@ -143,8 +143,16 @@ class Session:
                 continue
             raw = np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
             values[name] = ort.OrtValue.ortvalue_from_numpy_with_onnx_type(raw, number)
-        found = self._session.run_with_ort_values(list(names), values)
-        return {name: _read(value) for name, value in zip(names, found, strict=True)}
+        # values that are no tensors come out as Python objects only: a run of their own
+        objects = [n for n in names if not self._types.get(n, "tensor").startswith("tensor")]
+        tensors = [name for name in names if name not in objects]
+        read: dict[str, Any] = {}
+        if objects:
+            read.update(zip(objects, self._session.run(objects, values), strict=True))
+        if tensors:
+            found = self._session.run_with_ort_values(tensors, values)
+            read.update((name, _read(value)) for name, value in zip(tensors, found, strict=True))
+        return {name: read[name] for name in names}
 
 
 def _node(argument: Any) -> Node:

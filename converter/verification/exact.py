@@ -130,15 +130,20 @@ def summarize(outputs: list[OutputDifference]) -> Difference:
 def _close(output: OutputDifference) -> bool:
     if output.random or not output.unequal:
         return True
-    if output.kind == "exact":
+    if _is_decision(output):
         return output.unequal <= NEAR_TIES * output.elements
     return output.max_rel <= TOLERANCE.get(output.dtype, _LOOSEST)
+
+
+def _is_decision(output: OutputDifference) -> bool:
+    """Whole numbers, booleans and text, also inside sequences and maps."""
+    return output.kind == "exact" or (output.kind == "other" and "float" not in output.dtype)
 
 
 def _words(output: OutputDifference) -> str:
     if output.broken:
         return f"output {output.name!r}: {output.broken}"
-    if output.kind == "exact":
+    if _is_decision(output):
         return f"output {output.name!r}: {output.unequal} of {output.elements} elements differ"
     allowed = TOLERANCE.get(output.dtype, _LOOSEST)
     return (
