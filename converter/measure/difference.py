@@ -201,9 +201,8 @@ def _leaves(old: Any, new: Any, meter: DifferenceMeter) -> list[tuple[Array, Arr
     lists = isinstance(old, Sequence) and isinstance(new, Sequence)
     if lists and not isinstance(old, str) and len(old) == len(new):
         return [p for a, b in zip(old, new, strict=True) for p in _leaves(a, b, meter)]
-    if isinstance(old, float) and isinstance(new, float):
-        return [(np.asarray(old, np.float32), np.asarray(new, np.float32))]  # ZipMap makes float32
-    if isinstance(old, int | str) and type(old) is type(new):
-        return [(np.asarray(old), np.asarray(new))]
+    if isinstance(old, int | float | str) and type(old) is type(new):
+        kind = np.float32 if isinstance(old, float) else None  # ZipMap makes float32
+        return [(np.asarray(old, kind), np.asarray(new, kind))]
     meter.broken.append("it has other parts than the original's")
     return []
