@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-_TRIALS = 6
-_FACTOR = 64.0  # movements of single bits add up along a chain of nodes
+_TRIALS = 16
+_FACTOR = 32.0  # movements add up along a chain of nodes
 _FLOATS = {
     onnx.TensorProto.FLOAT: np.float32,
     onnx.TensorProto.DOUBLE: np.float64,
@@ -34,9 +34,9 @@ class Explanation:
     output: int
 
     def covers(self, expected: Any, actual: Any) -> bool:
-        """Tell whether noise of one unit in the last place explains the difference.
+        """Tell whether noise of a few units in the last place explains the difference.
 
-        Inputs and constants of the original are moved by one unit at random, several times. The
+        Inputs and constants of the original are moved by up to four units, several times. The
         difference is rounding if no element moved further than a fixed multiple of what that did.
         """
         if not isinstance(expected, np.ndarray) or not isinstance(actual, np.ndarray):
@@ -51,7 +51,7 @@ class Explanation:
             moved = np.fmax(moved, _distance(expected, other))
         difference = _distance(expected, actual)
         # An element of a mixed array may be lucky in each trial; its neighbours speak for it.
-        typical = float(np.max(moved)) if moved.size else 0.0
+        typical = float(np.max(moved[np.isfinite(moved)], initial=0.0))
         return bool(np.all(difference <= _FACTOR * np.maximum(moved, typical / 4)))
 
     def _perturbed(self, seed: int) -> np.ndarray | None:
@@ -85,12 +85,12 @@ def _distance(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def _noisy(array: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Move every float by one unit in the last place, up or down; 0 stays."""
+    """Move every float by up to four units in the last place, up or down; 0 stays."""
     if array.dtype not in (np.float16, np.float32, np.float64):
         return array
-    toward = np.where(rng.random(array.shape) < 0.5, -np.inf, np.inf).astype(array.dtype)
+    units = rng.integers(-4, 5, array.shape)
     with np.errstate(all="ignore"):
-        moved = np.nextafter(array, toward)
+        moved = array + units.astype(array.dtype) * np.spacing(array)
     return np.asarray(np.where(np.isfinite(array) & (array != 0), moved, array), array.dtype)
 
 

@@ -1,0 +1,1 @@
+"""Random valid models that invite every rewrite, from one stream of choices."""
