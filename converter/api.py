@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from converter.core.recipe import Recipe
+    from converter.io.layout import Layout
     from converter.measure.latency import LatencyComparison
     from converter.report.inspection import Inspection
     from converter.verification.verdict import Verdict
@@ -40,6 +41,7 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
     budget: str | Sequence[str] = (),
     verify: bool = True,
     report: PathLike | None = None,
+    explain: str | Sequence[str] = (),
     seed: int | None = None,
     threads: int = 1,
     check: Literal["end", "each"] = "end",
@@ -47,6 +49,9 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
     keep: bool = False,
     in_place: bool = False,
     external_data: Literal["auto", "yes", "no"] | None = None,
+    shard_size: str | int | None = None,
+    weights_format: Literal["raw", "safetensors"] | None = None,
+    strip_weights: bool | None = None,
     keep_opset: bool | None = None,
     allow_links: bool = False,
     provenance: bool | None = None,
@@ -75,13 +80,17 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
         budget: Terms that decide whether the result is good enough, e.g. ``"sqnr>=20"``.
         verify: Compare outputs with the original; structural checks are made in any case.
         report: File for the report, ``.json`` or ``.html``.
+        explain: Nodes about which every pass gives account in ``report.explained``.
         seed: Root of every random stream (default 0).
         threads: Threads that onnxruntime may use.
         check: ``"each"`` compares outputs after every pass.
         on_failure: ``"skip"`` rolls a failing pass back and goes on.
         keep: Write the file although a budget was missed.
         in_place: Allow the target to be the source.
-        external_data: Weights in a file of their own: ``"auto"``, ``"yes"`` or ``"no"``.
+        external_data: Weights in files of their own: ``"auto"``, ``"yes"`` or ``"no"``.
+        shard_size: Weights in files of at most this size, such as ``"2GB"``.
+        weights_format: Container of the weights beside the model.
+        strip_weights: Write the graph without its weights, for bug reports and diffs.
         keep_opset: Forbid changes of opset and IR version.
         allow_links: Accept symbolic and hard links to external data.
         provenance: Write recipe, versions and digests into the model's metadata.
@@ -125,7 +134,12 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
             report=_path(_first(report, chosen.output.report)),
             keep=keep,
             in_place=in_place,
-            external_data=_first(external_data, chosen.output.external_data, "auto"),
+            layout=_layout(
+                _first(external_data, chosen.output.external_data),
+                _first(shard_size, chosen.output.shard_size),
+                _first(weights_format, chosen.output.weights_format),
+                strip_weights=_first(strip_weights, chosen.output.strip_weights),
+            ),
             provenance=_first(provenance, chosen.output.provenance) is not False,
         ),
         seed=_first(seed, chosen.seed, 0),
@@ -133,6 +147,7 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
         allow_links=allow_links,
         custom_op_library=_path(custom_op_library),
         time_limit=time_limit,
+        explain=(explain,) if isinstance(explain, str) else tuple(explain),
         example=example,
     )
     return execute(order, progress=progress, observers=observers)
@@ -149,28 +164,37 @@ def load(path: PathLike, *, allow_links: bool = False) -> ir.Model:
     return formats.load(Path(path), allow_links=allow_links)
 
 
-def save(
+def save(  # noqa: PLR0913 - the words of the command line
     model: ir.Model,
     path: PathLike,
     *,
     external_data: Literal["auto", "yes", "no"] = "auto",
+    shard_size: str | int | None = None,
+    weights_format: Literal["raw", "safetensors"] = "raw",
+    strip_weights: bool = False,
     in_place: bool = False,
 ) -> Path:
     """Write a model atomically; an existing file is replaced, never torn.
 
     Args:
         model: The model; it is not changed.
-        path: The output file; its suffix chooses the form.
-        external_data: Weights in a file of their own.
+        path: The output file; its suffix chooses the form (see docs/formats.md).
+        external_data: Weights in files of their own: ``"auto"``, ``"yes"`` or ``"no"``.
+        shard_size: Weights in files of at most this size, such as ``"2GB"``.
+        weights_format: Container of the weights beside the model.
+        strip_weights: Write the graph without its weights, for bug reports and diffs.
         in_place: ``path`` may be the file that the model was loaded from.
 
     Raises:
         UsageError: The folder is missing or not writable, or the path is the model's own file.
         WriteError: Writing failed; nothing was left behind.
     """
-    from converter.io import formats
+    from converter.verification.write import Proof, write_model
 
-    return formats.save(model, Path(path), external_data=external_data, in_place=in_place).path
+    layout = _layout(external_data, shard_size, weights_format, strip_weights=strip_weights)
+    with tempfile.TemporaryDirectory(prefix="onnxpress-") as folder:
+        proof = Proof(_settings(folder, [model], 1, None))
+        return write_model(model, Path(path), layout=layout, proof=proof, in_place=in_place).path
 
 
 def verify(  # noqa: PLR0913 - the words of the command line, one argument each
@@ -312,6 +336,19 @@ def _settings(
         threads=threads,
         workspace=Path(folder),
         custom_op_library=_path(library),
+    )
+
+
+def _layout(
+    external_data: Any, shard_size: Any, weights_format: Any, *, strip_weights: bool | None
+) -> Layout:
+    from converter.io.layout import Layout, parse_size
+
+    return Layout(
+        external_data=external_data or "auto",
+        shard_size=None if shard_size is None else parse_size(shard_size),
+        weights_format=weights_format or "raw",
+        strip_weights=bool(strip_weights),
     )
 
 

@@ -122,7 +122,7 @@ class _Conversion:
         verdict = self._verify(original, model, samples, budget)
         if verdict is not None and not verdict.passed:
             self._reject(original, model, run, verdict, samples)
-        files = self._write(model)
+        files = self._write(model, samples)
         report = self._finish(model, files, verdict)
         return Artifact(model, files[0] if files else None, report, verdict, run)
 
@@ -166,6 +166,7 @@ class _Conversion:
             settings=self.settings,
             seed=order.seed,
             keep_opset=order.checks.keep_opset,
+            explain=order.explain,
             progress=self.progress,
         )
         policy = Policy(
@@ -182,7 +183,17 @@ class _Conversion:
             self._reproduce(original, error)
             raise
         self._update(steps=run.steps)
+        self._explain(original, run)
         return run
+
+    def _explain(self, original: ir.Model, run: Run) -> None:
+        if not self.order.explain:
+            return
+        from converter.report.explain import explain
+
+        assert self.report is not None
+        rows, notes = explain(self.order.explain, original, run)
+        self._update(explained=tuple(rows), notes=(*self.report.notes, *notes))
 
     def _stamp(self, original: ir.Model, model: ir.Model) -> ir.Model:
         """Write provenance into a model of our own; the caller's original stays as it is."""
@@ -236,20 +247,23 @@ class _Conversion:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def _write(self, model: ir.Model) -> list[Path]:
+    def _write(self, model: ir.Model, samples: Dataset | None) -> list[Path]:
         """Write to the target; return the files, the model file first."""
-        from converter.io.formats import save
+        from converter.verification.write import Proof, write_model
 
         output, source = self.order.output, self.order.source
         if output.target is None:
             return []
-        saved = save(
+        saved = write_model(
             model,
             output.target,
-            external_data=output.external_data,
+            layout=output.layout,
+            proof=Proof(self.settings, samples),
             source=Path(source) if isinstance(source, str | Path) else None,
             in_place=output.in_place,
         )
+        assert self.report is not None
+        self._update(notes=(*self.report.notes, *saved.notes))
         return [saved.path, *saved.data_paths]
 
     # --- the report ------------------------------------------------------------------------------
@@ -351,7 +365,7 @@ class _Conversion:
         from converter.pipeline.blame import blame
         from converter.report.report import FileFacts
 
-        kept = self._write(model) if self.order.output.keep else []
+        kept = self._write(model, samples) if self.order.output.keep else []
         culprit = ""
         if samples is not None and self.order.checks.verify:
             culprit = blame(original, run, verdict, samples, self.settings)

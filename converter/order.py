@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from converter.core.context import Dataset
 from converter.core.contract import Pass
 from converter.errors import UsageError
+from converter.io.layout import Layout
 from converter.pipeline.pipeline import Check, OnFailure
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ class Output:
     report: Path | None = None
     keep: bool = False
     in_place: bool = False
-    external_data: Literal["auto", "yes", "no"] = "auto"
+    layout: Layout = Layout()  # noqa: RUF009 - frozen
     provenance: bool = True
 
 
@@ -104,13 +105,14 @@ class Order:
     allow_links: bool = False
     custom_op_library: Path | None = None
     time_limit: float | None = None
+    explain: tuple[str, ...] = ()
     example: Any = None
 
     def recipe(self) -> Recipe:
         """Return all of the order that a recipe can hold, for reports and for running it again."""
         from converter.core.recipe import Recipe, RecipeData, RecipeOutput
 
-        data, output = self.data, self.output
+        data, output, layout = self.data, self.output, self.output.layout
         return Recipe(
             passes=self.passes,
             seed=self.seed,
@@ -123,7 +125,10 @@ class Order:
             ),
             budget=tuple(self.checks.budget),
             output=RecipeOutput(
-                external_data=None if output.external_data == "auto" else output.external_data,
+                external_data=None if layout.external_data == "auto" else layout.external_data,
+                shard_size=None if layout.shard_size is None else str(layout.shard_size),
+                weights_format=None if layout.weights_format == "raw" else layout.weights_format,
+                strip_weights=layout.strip_weights or None,
                 keep_opset=self.checks.keep_opset or None,
                 provenance=None if output.provenance else False,
             ),
@@ -143,7 +148,7 @@ def check_target(order: Order) -> None:
     output, source = order.output, order.source
     if output.target is not None:
         given = source if isinstance(source, str | Path) else None
-        check_output(output.target, source=given, in_place=output.in_place)
+        check_output(output.target, source=given, in_place=output.in_place, layout=output.layout)
     if output.report is None:
         return
     check_path(output.report)

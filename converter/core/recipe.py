@@ -61,6 +61,11 @@ class RecipeOutput:
     external_data: Annotated[
         Literal["auto", "yes", "no"] | None, Param("weights in a file of their own")
     ] = None
+    shard_size: Annotated[str | None, Param("largest file of weights, e.g. 2GB")] = None
+    weights_format: Annotated[
+        Literal["raw", "safetensors"] | None, Param("container of the weights beside the model")
+    ] = None
+    strip_weights: Annotated[bool | None, Param("write the graph without its weights")] = None
     report: Annotated[str | None, Param("report file, .json or .html")] = None
     keep_opset: Annotated[bool | None, Param("never change opset or IR version")] = None
     provenance: Annotated[bool | None, Param("write the recipe into the model")] = None

@@ -1,9 +1,9 @@
 """Making a parsed skeleton fit the IR, and putting aside what the IR has no place for.
 
 Between parsing and ``onnx_ir.from_proto``, :class:`Adapter` changes the proto: sparse tensors
-become dense, repeated node names unique, attribute types that old files omit are filled in. What
-the IR would lose is written into the metadata of the object it belongs to, under a random key, and
-moved from there to the object's ``meta`` store afterwards (see :mod:`converter.io.meta`).
+become lazy dense ones, repeated node names unique, attribute types that old files omit are filled
+in. What the IR would lose is written into the metadata of the object it belongs to, under a random
+key, and moved from there to the object's ``meta`` store afterwards (see :mod:`converter.io.meta`).
 """
 
 from __future__ import annotations
@@ -295,13 +295,11 @@ class Adapter:
         if not graph.sparse_initializer:
             return
         for sparse in graph.sparse_initializer:
-            self._bulk.place(graph.initializer.add(), self._bulk.dense(sparse))
-        count = len(graph.sparse_initializer)
-        self.notes.append(f"{count} sparse initializers were made dense")
+            self._bulk.place(graph.initializer.add(), self._bulk.sparse(sparse))
         del graph.sparse_initializer[:]
 
     def _sparse_attribute(self, proto: onnx.AttributeProto, node: onnx.NodeProto | None) -> None:
-        """Make the value of a sparse Constant dense; no other operator may have one."""
+        """Take the value of a sparse Constant; no other operator may have one."""
         is_constant = (
             node is not None and node.op_type == "Constant" and proto.name in _SPARSE_NAMES
         )
@@ -311,11 +309,11 @@ class Adapter:
                 where=_where(node),
                 allowed="sparse tensors as initializers and as values of Constant nodes",
             )
-        dense = self._bulk.dense(proto.sparse_tensor)
+        tensor = self._bulk.sparse(proto.sparse_tensor)
+        tensor.attribute = proto.name
         proto.ClearField("sparse_tensor")
         proto.name, proto.type = "value", onnx.AttributeProto.TENSOR
-        self._bulk.place(proto.t, dense)
-        self.notes.append("a sparse constant was made dense")
+        self._bulk.place(proto.t, tensor)
 
     def _type_attribute(self, proto: onnx.AttributeProto, node: onnx.NodeProto | None) -> None:
         types = [proto.tp] if proto.HasField("tp") else list(proto.type_protos)

@@ -22,9 +22,10 @@ from converter.core.tensors import FileHandle, FileTensor
 from converter.errors import InvalidModelError, LimitExceededError
 from converter.io.limits import DataFiles, LoadLimits, quoted
 from converter.io.skeleton import set_external
+from converter.io.sparse import SparseTensor
 from converter.io.wire import Place
 
-DENSE_BYTES = 1 << 30
+DENSE_BYTES = 2 << 30
 """Largest tensor that a sparse one may become."""
 
 _SHARED_TIMES, _SHARED_BYTES = 16, 256 << 20
@@ -144,38 +145,33 @@ class Bulk:
                 allowed=f"at most {allowed} bytes: {_SHARED_TIMES} tensors on each byte",
             )
 
-    def dense(self, sparse: onnx.SparseTensorProto) -> ir.TensorProtocol:
-        """Return a sparse tensor as a dense one in memory.
+    def sparse(self, sparse: onnx.SparseTensorProto) -> SparseTensor:
+        """Return a sparse tensor, which becomes dense when it is read.
 
         Raises:
             InvalidModelError: Indices, values and shape do not fit.
             LimitExceededError: It would be larger than :data:`DENSE_BYTES`.
         """
-        values = self._read(sparse.values)
+        values, indices = self._tensor(sparse.values), self._tensor(sparse.indices)
         where = f"sparse tensor {quoted(sparse.values.name)}"
         shape = tuple(sparse.dims)
-        nbytes = math.prod(shape) * values.dtype.itemsize
+        nbytes = math.prod(shape) * max(8, values.dtype.bitwidth) // 8
         if nbytes > min(DENSE_BYTES, self._limits.tensor_bytes):
             raise LimitExceededError(
                 f"a sparse tensor has {nbytes} bytes when made dense",
                 where=where,
                 allowed=f"at most {DENSE_BYTES} bytes",
             )
-        flat = _flat_indices(self._read(sparse.indices), shape)
-        if flat is None or flat.size != values.size or values.dtype.kind in "OSU":
+        flat = _flat_indices(indices.numpy(), shape)
+        texts = values.dtype == ir.DataType.STRING
+        if flat is None or flat.size != values.size or texts:
             raise InvalidModelError("the indices do not fit the values and the shape", where=where)
-        dense = np.zeros(math.prod(shape), values.dtype)
-        dense[flat] = values.reshape(-1)
-        return ir.Tensor(
-            dense.reshape(shape),
-            dtype=ir.DataType(sparse.values.data_type),
-            name=sparse.values.name,
-        )
+        return SparseTensor(values, indices, flat, ir.Shape(shape))
 
-    def _read(self, proto: onnx.TensorProto) -> np.ndarray[Any, Any]:
+    def _tensor(self, proto: onnx.TensorProto) -> ir.TensorProtocol:
         if proto.data_location == onnx.TensorProto.EXTERNAL:
-            return self._file_tensor(proto).numpy()
-        return serde.deserialize_tensor(proto).numpy()
+            return self._file_tensor(proto)
+        return serde.deserialize_tensor(proto)
 
     def tensor_of(self, placeholder: ir.ExternalTensor) -> ir.TensorProtocol:
         """Return the tensor that a placeholder stands for."""

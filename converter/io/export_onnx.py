@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from google.protobuf.message import EncodeError
 
 from converter.errors import InvalidModelError, UsageError
-from converter.io import export_data, meta, text, wire
+from converter.io import export_data, meta, strip, text, wire
 from converter.io.atomic import check_target, shown, temporary_file
 from converter.io.export_data import DataFile
 from converter.io.layout import Layout
@@ -27,6 +27,10 @@ MAX_FILE_BYTES = (1 << 31) - 1
 AUTO_BYTES = 1_900_000_000
 """Above this, "auto" puts the tensors beside the model."""
 
+STRIPPED = (
+    "the file was stripped of its weights, metadata and documentation: it shows the graph and "
+    "computes nothing of use; nothing was verified after stripping"
+)
 _NO_DIGEST = "0" * 16
 _ARRANGEMENTS = (
     (export_data.PAGE, wire.INLINE_BYTES),
@@ -124,11 +128,28 @@ def save_onnx(
     """
     path = path.absolute()
     source = check_model_output(model, path, source=source, in_place=in_place)
-    skeleton = make_skeleton(model)
     form = text.form_of(path)
     if form is not None:
         layout.check_single(f"a {path.suffix} file")
-        return _save_text(skeleton, path, form)
+    skeleton = make_skeleton(model)
+    stripped = layout.strip_weights or strip.KEY in model.metadata_props
+    if stripped:
+        skeleton = _stripped(skeleton)
+    if form is not None:
+        saved = _save_text(skeleton, path, form, stripped=stripped)
+    else:
+        saved = _save_onnx(model, skeleton, path, layout, source)
+    return replace(saved, notes=(*saved.notes, STRIPPED)) if stripped else saved
+
+
+def _stripped(skeleton: Skeleton) -> Skeleton:
+    strip.strip(skeleton.proto)
+    return Skeleton(skeleton.proto, [], skeleton.token)
+
+
+def _save_onnx(
+    model: ir.Model, skeleton: Skeleton, path: Path, layout: Layout, source: Path | None
+) -> Saved:
     data = _data_files(model)
     inside, beside = _distribute(skeleton, layout, had_data=bool(data))
     files: list[DataFile] = []
@@ -196,7 +217,7 @@ def _arrange(
     return usual
 
 
-def _save_text(skeleton: Skeleton, path: Path, form: str) -> Saved:
+def _save_text(skeleton: Skeleton, path: Path, form: str, *, stripped: bool) -> Saved:
     size = sum(placed.tensor.nbytes for placed in skeleton.placed)
     if size > text.MAX_BYTES[form]:
         raise UsageError(
@@ -209,13 +230,14 @@ def _save_text(skeleton: Skeleton, path: Path, form: str) -> Saved:
         placed.proto.ClearField("external_data")
         placed.proto.ClearField("data_location")
         placed.proto.raw_data = placed.tensor.tobytes()
-    content = text.render(skeleton.proto, form).encode()
+    rendered, notes = text.render(skeleton.proto, form, stripped=stripped)
+    content = rendered.encode()
     old = own_data(path)
     with temporary_file(path) as temporary:
         temporary.file.write(content)
         temporary.publish(path)
     remove_unused(old, path)
-    return Saved(path, (), len(content))
+    return Saved(path, (), len(content), notes)
 
 
 def _save_binary(

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.core.factory import split_reference
+from converter.errors import UsageError
 from converter.io.layout import ExternalData, Layout
 from converter.io.limits import LoadLimits
+from converter.io.suffixes import FOREIGN, ORT, TEXT
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from converter.io.export_onnx import Saved
 
 PathLike = str | os.PathLike[str]
+
+_SINGLE = {ORT, *TEXT}
 
 
 def load(
@@ -85,6 +89,7 @@ def save(
 
     if external_data is not None:
         layout = replace(layout, external_data=external_data)
+    check_form(Path(path), layout)
     return save_onnx(
         model,
         Path(path),
@@ -94,14 +99,45 @@ def save(
     )
 
 
-def check_output(path: PathLike, *, source: PathLike | None = None, in_place: bool = False) -> None:
+def check_form(path: Path, layout: Layout) -> None:
+    """Refuse a suffix that stands for another format, and what its form cannot hold.
+
+    Raises:
+        UsageError: What is written instead, and how.
+    """
+    suffix = path.suffix.lower()
+    if suffix in FOREIGN:
+        raise UsageError(
+            f"{suffix} files are not written",
+            where=repr(str(path)),
+            allowed=".onnx, .ort, .json, .textproto or .onnxtxt",
+            hint=FOREIGN[suffix],
+        )
+    if suffix in _SINGLE:
+        layout.check_single(f"a {suffix} file")
+    if suffix == ORT and layout.strip_weights:
+        raise UsageError(
+            "a .ort file cannot do without its weights",
+            hint="write a .onnx, .json or .onnxtxt file",
+        )
+
+
+def check_output(
+    path: PathLike,
+    *,
+    source: PathLike | None = None,
+    in_place: bool = False,
+    layout: Layout = Layout(),  # noqa: B008 - frozen
+) -> None:
     """Check an output path before any work is done.
 
     Raises:
-        UsageError: Nothing can be written there, or it would overwrite the input.
+        UsageError: Nothing can be written there, it would overwrite the input, or its suffix stands
+            for a form that is not written, or not with this layout.
     """
     from converter.io import export_onnx
 
+    check_form(Path(path), layout)
     export_onnx.check_output(
         Path(path), source=None if source is None else Path(source), in_place=in_place
     )

@@ -18,9 +18,18 @@ from onnx_ir import serde
 from converter.errors import InvalidModelError
 from converter.io import meta
 from converter.io.legacy import listed_inputs
+from converter.io.skeleton_values import (
+    annotate,
+    declare,
+    has_facts,
+    leftovers,
+    metadata,
+    write_type,
+    write_value,
+)
+from converter.io.sparse import SparseTensor
 from converter.io.wire import INLINE_BYTES, new_token
 
-_QUANT_NAMES = "quant_parameter_tensor_names"  # where onnx_ir keeps them in a value's meta
 _VALUE_INFO_IN_FUNCTIONS = 10  # first IR version with FunctionProto.value_info
 Kind = ir.AttributeType
 
@@ -106,7 +115,7 @@ class _Writer:
             if content:
                 setattr(proto, name, content)
         _opsets(proto, model.opset_imports, bare=meta.BARE_IMPORT in model.graph.meta)
-        _metadata(proto, model.metadata_props)
+        metadata(proto, model.metadata_props)
         for configuration in model.device_configurations:
             proto.configuration.add().CopyFrom(serde.serialize_model_configuration(configuration))
         self.graph(proto.graph, model.graph, listed_inputs(model))
@@ -123,18 +132,21 @@ class _Writer:
         if graph.doc_string:
             proto.doc_string = graph.doc_string
         for value in graph.inputs if inputs is None else inputs:
-            _value(proto.input.add(), value)
+            write_value(proto.input.add(), value)
         for value in graph.initializers.values():
             if value.const_value is None:
                 raise InvalidModelError(f"the initializer {value.name!r} has no tensor")
-            self.tensor(proto.initializer.add(), value.const_value, value.name)
+            if isinstance(value.const_value, SparseTensor):
+                self.sparse(proto.sparse_initializer.add(), value.const_value, value.name)
+            else:
+                self.tensor(proto.initializer.add(), value.const_value, value.name)
         for node in graph:
             self.node(proto.node.add(), node)
         for value in graph.outputs:
-            _value(proto.output.add(), value)
-        _declare(proto, graph)
-        _annotate(proto, graph)
-        _metadata(proto, graph.metadata_props)
+            write_value(proto.output.add(), value)
+        declare(proto, graph)
+        annotate(proto, graph)
+        metadata(proto, graph.metadata_props)
         _merge(proto, graph.meta.get(meta.GRAPH_FIELDS))
 
     def function(self, proto: onnx.FunctionProto, function: ir.Function, *, declare: bool) -> None:
@@ -155,11 +167,11 @@ class _Writer:
             self.node(proto.node.add(), node)
         values = [*function.inputs, *(o for node in function for o in node.outputs)]
         for value in values if declare else ():
-            if _has_facts(value):
-                _value(proto.value_info.add(), value)
+            if has_facts(value):
+                write_value(proto.value_info.add(), value)
         store = function.graph.meta
-        _leftovers(proto.value_info, store.get(meta.VALUE_INFO), {v.name for v in values})
-        _metadata(proto, function.metadata_props)
+        leftovers(proto.value_info, store.get(meta.VALUE_INFO), {v.name for v in values})
+        metadata(proto, function.metadata_props)
         _merge(proto, store.get(meta.GRAPH_FIELDS))
 
     def node(self, proto: onnx.NodeProto, node: ir.Node) -> None:
@@ -178,9 +190,9 @@ class _Writer:
             outputs.pop()
         proto.output.extend(["" if name is None else name for name in outputs])
         if node.metadata_props:
-            _metadata(proto, node.metadata_props)
+            metadata(proto, node.metadata_props)
         for attribute in node.attributes.values():
-            self.attribute(proto.attribute.add(), attribute)
+            self.attribute(proto.attribute.add(), attribute, sparse=node.op_type == "Constant")
         for configuration in node.device_configurations:
             made = serde.serialize_node_device_configuration(configuration)
             proto.device_configurations.add().CopyFrom(made)
@@ -188,7 +200,9 @@ class _Writer:
             _merge(proto, node.meta.get(meta.FIELDS))
             _attribute_types(proto, node)
 
-    def attribute(self, proto: onnx.AttributeProto, attribute: ir.Attr) -> None:
+    def attribute(
+        self, proto: onnx.AttributeProto, attribute: ir.Attr, *, sparse: bool = False
+    ) -> None:
         kind = attribute.type
         proto.name = attribute.name
         proto.type = int(kind)  # type: ignore[assignment]
@@ -198,6 +212,9 @@ class _Writer:
             proto.ref_attr_name = attribute.ref_attr_name or ""
         elif kind in _PLAIN:
             _PLAIN[kind](proto, attribute.value)
+        elif sparse and attribute.name == "value" and isinstance(attribute.value, SparseTensor):
+            proto.name, proto.type = attribute.value.attribute, onnx.AttributeProto.SPARSE_TENSOR
+            self.sparse(proto.sparse_tensor, attribute.value, attribute.value.name)
         elif kind in _TENSORS:
             for tensor in _many(attribute.value, many=kind == Kind.TENSORS):
                 target = proto.tensors.add() if kind == Kind.TENSORS else proto.t
@@ -239,7 +256,13 @@ class _Writer:
         elif proto.HasField("name"):
             proto.ClearField("name")
         if tensor.metadata_props:
-            _metadata(proto, tensor.metadata_props)
+            metadata(proto, tensor.metadata_props)
+
+    def sparse(self, proto: onnx.SparseTensorProto, tensor: SparseTensor, name: str | None) -> None:
+        """Write a tensor as sparse as it was read."""
+        self.tensor(proto.values, tensor.values, name, attribute=True)
+        self.tensor(proto.indices, tensor.indices, tensor.indices.name, attribute=True)
+        proto.dims.extend(tensor.shape.numpy())
 
     def _place(
         self, proto: onnx.TensorProto, tensor: ir.TensorProtocol, *, attribute: bool
@@ -278,7 +301,7 @@ def _set_strings(proto: onnx.AttributeProto, content: Iterable[str | bytes]) -> 
 
 def _set_types(proto: onnx.AttributeProto, content: Iterable[ir.TypeAndShape]) -> None:
     for one in content:
-        _type(proto.type_protos.add(), one.type, one.shape)
+        write_type(proto.type_protos.add(), one.type, one.shape)
 
 
 _PLAIN: dict[ir.AttributeType, Callable[[onnx.AttributeProto, Any], None]] = {
@@ -288,7 +311,7 @@ _PLAIN: dict[ir.AttributeType, Callable[[onnx.AttributeProto, Any], None]] = {
     Kind.INTS: lambda proto, content: proto.ints.extend(content),
     Kind.FLOATS: lambda proto, content: proto.floats.extend(content),
     Kind.STRINGS: _set_strings,
-    Kind.TYPE_PROTO: lambda proto, content: _type(proto.tp, content.type, content.shape),
+    Kind.TYPE_PROTO: lambda proto, content: write_type(proto.tp, content.type, content.shape),
     Kind.TYPE_PROTOS: _set_types,
 }
 _TENSORS = {Kind.TENSOR, Kind.TENSORS}
@@ -316,123 +339,3 @@ def _opsets(
             proto.opset_import.add(version=version)
         else:
             proto.opset_import.add(domain=domain, version=version)
-
-
-def _metadata(proto: Any, entries: Mapping[str, str]) -> None:
-    for key, content in entries.items():
-        proto.metadata_props.add(key=key, value=content)
-
-
-def _has_facts(value: ir.Value) -> bool:
-    """Tell whether there is anything to declare about a value."""
-    if not value.name:
-        return False
-    known = value.type is not None or value.shape is not None
-    if known or value.metadata_props or value.doc_string:
-        return True
-    return meta.TYPE in value.meta or meta.LISTED in value.meta
-
-
-def _declare(proto: onnx.GraphProto, graph: ir.Graph) -> None:
-    """Write ``value_info``: node outputs, and what was listed there before though it need not."""
-    rest = graph.meta.get(meta.VALUE_INFO)
-    listed = [*graph.inputs, *graph.outputs, *graph.initializers.values()]
-    done: set[int] = set()
-    for value in listed:
-        if meta.LISTED in value.meta and id(value) not in done:
-            _listed(proto.value_info.add(), value)
-        done.add(id(value))
-    for node in graph:
-        for value in node.outputs:
-            if id(value) not in done and _has_facts(value):
-                _value(proto.value_info.add(), value)
-    if rest:
-        names = {v.name for v in listed} | {o.name for node in graph for o in node.outputs}
-        _leftovers(proto.value_info, rest, names)
-
-
-def _listed(proto: onnx.ValueInfoProto, value: ir.Value) -> None:
-    """Declare an input, output or initializer a second time, as the source did."""
-    kept = value.meta[meta.LISTED]
-    if kept:
-        proto.ParseFromString(kept)
-        kind = proto.type.tensor_type.elem_type
-        if value.type is None or kind in {0, int(value.type.dtype)}:
-            proto.name = value.name or ""
-            return
-        proto.Clear()
-    _value(proto, value)
-
-
-def _leftovers(target: Any, kept: Iterable[bytes] | None, used: set[str | None]) -> None:
-    """Write declarations about names that the graph did not define, unless it does now."""
-    for content in kept or ():
-        info = onnx.ValueInfoProto.FromString(content)
-        if info.name not in used:
-            target.add().CopyFrom(info)
-
-
-def _annotate(proto: onnx.GraphProto, graph: ir.Graph) -> None:
-    """Write the quantization annotations, one per value."""
-    values = {id(v): v for v in (*graph.inputs, *graph.initializers.values())}
-    values |= {id(o): o for node in graph for o in node.outputs if o.meta}
-    for value in values.values():
-        names = value.meta.get(_QUANT_NAMES) if value.meta else None
-        if names:
-            target = proto.quantization_annotation.add(tensor_name=value.name)
-            for key, content in names.items():
-                target.quant_parameter_tensor_names.add(key=key, value=content)
-    for kept in graph.meta.get(meta.ANNOTATIONS) or ():
-        proto.quantization_annotation.add().MergeFromString(kept)
-
-
-def _value(proto: onnx.ValueInfoProto, value: ir.Value) -> None:
-    if not value.name:
-        raise InvalidModelError("an input, output or declared value has no name")
-    proto.name = value.name
-    kept = value.meta.get(meta.TYPE) if value.meta else None
-    if kept is not None and value.type is None:
-        proto.type.ParseFromString(kept)
-    else:
-        _type(proto.type, value.type, value.shape)
-    if value.doc_string:
-        proto.doc_string = value.doc_string
-    if value.metadata_props:
-        _metadata(proto, value.metadata_props)
-
-
-def _type(
-    proto: onnx.TypeProto, kind: ir.TypeProtocol | None, shape: ir.ShapeProtocol | None
-) -> None:
-    """Write a type; the shape belongs to the innermost tensor."""
-    if kind is None:
-        return
-    if kind.denotation:
-        proto.denotation = kind.denotation
-    if isinstance(kind, ir.TensorType):
-        _leaf(proto.tensor_type, kind, shape)
-    elif isinstance(kind, ir.SparseTensorType):
-        _leaf(proto.sparse_tensor_type, kind, shape)
-    elif isinstance(kind, ir.SequenceType):
-        _type(proto.sequence_type.elem_type, kind.elem_type, shape)
-    elif isinstance(kind, ir.OptionalType):
-        _type(proto.optional_type.elem_type, kind.elem_type, shape)
-    else:
-        raise InvalidModelError(f"a value has the unknown type {kind}")
-
-
-def _leaf(proto: Any, kind: ir.TypeProtocol, shape: ir.ShapeProtocol | None) -> None:
-    proto.elem_type = int(kind.dtype)
-    if shape is None:
-        return
-    dims = proto.shape.dim
-    proto.shape.SetInParent()
-    for index, size in enumerate(shape):
-        dim = dims.add()
-        if isinstance(size, int):
-            dim.dim_value = size
-        elif size.value is not None:
-            dim.dim_param = str(size.value)
-        denotation = shape.get_denotation(index)
-        if denotation:
-            dim.denotation = denotation

@@ -13,29 +13,21 @@ from google.protobuf import json_format, text_format
 from google.protobuf.message import Message
 from onnx import numpy_helper
 
-from converter.errors import ConverterError, FormatError, LimitExceededError, UsageError
+from converter.errors import FormatError, LimitExceededError, UsageError
+from converter.io import strip, suffixes
 from converter.io.limits import quoted
-
-SUFFIXES = {
-    ".json": "json",
-    ".onnxjson": "json",
-    ".textproto": "textproto",
-    ".prototxt": "textproto",
-    ".pbtxt": "textproto",
-    ".onnxtxt": "onnxtxt",
-    ".onnxtext": "onnxtxt",
-}
-"""File suffix -> text form."""
 
 MAX_BYTES = {"json": 64 << 20, "textproto": 16 << 20, "onnxtxt": 64 << 20}
 """Largest file of each form; protobuf's text form takes a second for three megabytes."""
 
 _MAX_NESTING = 600
+_LISTS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+_LOSS = "ONNX's own text syntax does not say everything about this model; .json and .textproto do"
 
 
 def form_of(path: PurePath) -> str | None:
     """Return the text form that a file name asks for, or None for the binary one."""
-    return SUFFIXES.get(path.suffix.lower())
+    return suffixes.TEXT.get(path.suffix.lower())
 
 
 def parse(data: bytes, form: str, path: str) -> onnx.ModelProto:
@@ -54,7 +46,7 @@ def parse(data: bytes, form: str, path: str) -> onnx.ModelProto:
         )
     _check_nesting(data, path)
     try:
-        return _PARSERS[form](data.decode("utf-8-sig"))
+        proto = _PARSERS[form](data.decode("utf-8-sig"))
     except (
         UnicodeDecodeError,
         json_format.ParseError,
@@ -68,10 +60,23 @@ def parse(data: bytes, form: str, path: str) -> onnx.ModelProto:
         raise FormatError(
             f"the text is no ONNX model: {reason}", where=quoted(path), allowed=_NAMES[form]
         ) from error
+    if strip.is_stripped(proto):
+        strip.fill(proto)
+    return proto
 
 
-def render(proto: onnx.ModelProto, form: str) -> str:
+def render(
+    proto: onnx.ModelProto, form: str, *, stripped: bool = False
+) -> tuple[str, tuple[str, ...]]:
     """Write a model as text; reading it back gives the same model.
+
+    Args:
+        proto: The model; not kept as it is when it is stripped.
+        form: Which text.
+        stripped: The model has no weights: ONNX's own syntax may lose more of it, with a note.
+
+    Returns:
+        The text, and notes about what it does not say.
 
     Raises:
         UsageError: The form cannot express the model without loss, or the model is too large.
@@ -82,24 +87,27 @@ def render(proto: onnx.ModelProto, form: str) -> str:
             allowed=f"at most {MAX_BYTES[form] // 2} bytes",
             hint="write a .onnx file",
         )
+    if form == "onnxtxt" and stripped:
+        strip.hollow(proto)
     rendered = _RENDERERS[form](proto)
-    if form == "onnxtxt":
-        _check_lossless(proto, rendered)
-    return rendered
+    if form != "onnxtxt" or _is_lossless(proto, rendered):
+        return rendered, ()
+    if stripped:
+        return rendered, (_LOSS,)
+    raise UsageError(
+        "ONNX's own text syntax cannot hold this model without loss",
+        allowed="graphs whose weights and metadata survive printing",
+        hint="write .json or .textproto instead, or leave the weights out with --strip-weights",
+    )
 
 
-def _check_lossless(proto: onnx.ModelProto, rendered: str) -> None:
+def _is_lossless(proto: onnx.ModelProto, rendered: str) -> bool:
     """ONNX's own printer rounds numbers and leaves fields out."""
     try:
-        same = _normal(parse(rendered.encode(), "onnxtxt", "")) == _normal(proto)
-    except ConverterError:
-        same = False
-    if not same:
-        raise UsageError(
-            "ONNX's own text syntax cannot hold this model without loss",
-            allowed="graphs whose weights and metadata survive printing",
-            hint="write .json or .textproto instead",
-        )
+        read = onnx.parser.parse_model(rendered)
+    except (onnx.parser.ParseError, ValueError):
+        return False
+    return _normal(read) == _normal(proto)
 
 
 def _normal(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -109,9 +117,9 @@ def _normal(proto: onnx.ModelProto) -> onnx.ModelProto:
     stack: list[Any] = [copy]
     while stack:
         message = stack.pop()
-        if isinstance(message, onnx.TensorProto) and message.data_type != onnx.TensorProto.STRING:
+        if isinstance(message, onnx.TensorProto) and _has_numbers(message):
             message.raw_data = numpy_helper.from_array(numpy_helper.to_array(message)).raw_data
-            for name in ("float_data", "int32_data", "int64_data", "double_data", "uint64_data"):
+            for name in _LISTS:
                 message.ClearField(name)
         for field, content in message.ListFields():
             if field.message_type is not None:
@@ -119,6 +127,12 @@ def _normal(proto: onnx.ModelProto) -> onnx.ModelProto:
             elif not content and field.type == field.TYPE_STRING:
                 message.ClearField(field.name)
     return copy
+
+
+def _has_numbers(tensor: onnx.TensorProto) -> bool:
+    if tensor.data_type == onnx.TensorProto.STRING:
+        return False
+    return tensor.HasField("raw_data") or any(getattr(tensor, name) for name in _LISTS)
 
 
 def _check_nesting(data: bytes, path: str) -> None:

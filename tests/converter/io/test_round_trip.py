@@ -221,21 +221,31 @@ def test_attributes_of_every_kind(tmp_path, value):
     assert_same(model, tmp_path)
 
 
-def test_sparse_constants_and_initializers_become_dense(tmp_path):
+def test_sparse_tensors_are_dense_in_memory_and_sparse_in_files(tmp_path):
     model = tiny()
     sparse = onnx.SparseTensorProto(dims=[2, 3])
     sparse.values.CopyFrom(numpy_helper.from_array(np.float32([5, 7]), "s"))
     sparse.indices.CopyFrom(numpy_helper.from_array(np.int64([[0, 1], [1, 2]])))
     model.graph.sparse_initializer.append(sparse)
     model.graph.node.append(helper.make_node("Constant", [], ["c"], sparse_value=sparse))
-    _, target, notes = round_trip(model, tmp_path)
-    written = onnx.load(target)
+    assert assert_same(model, tmp_path) == []
+    loaded = formats.load(tmp_path / "target.onnx")
     dense = np.float32([[0, 5, 0], [0, 0, 7]])
-    np.testing.assert_array_equal(numpy_helper.to_array(written.graph.initializer[1]), dense)
-    constant = written.graph.node[-1].attribute[0]
-    assert constant.name == "value"
-    np.testing.assert_array_equal(numpy_helper.to_array(constant.t), dense)
-    assert any("sparse" in note for note in notes)
+    tensor = loaded.graph.initializers["s"].const_value
+    np.testing.assert_array_equal(tensor.numpy(), dense)
+    assert tensor.tobytes() == dense.tobytes()
+    np.testing.assert_array_equal(loaded.graph[-1].attributes["value"].value.numpy(), dense)
+
+
+def test_a_large_sparse_tensor_stays_in_its_file(tmp_path):
+    model = tiny()
+    sparse = onnx.SparseTensorProto(dims=[1 << 14, 1 << 14])  # 1 GiB when it is dense
+    values = np.arange(1, 1001, dtype=np.float32)
+    sparse.values.CopyFrom(numpy_helper.from_array(values, "s"))
+    sparse.indices.CopyFrom(numpy_helper.from_array(np.arange(1000, dtype=np.int64)))
+    model.graph.sparse_initializer.append(sparse)
+    assert assert_same(model, tmp_path) == []
+    assert (tmp_path / "target.onnx").stat().st_size < 20_000
 
 
 def test_repeated_node_names_become_unique(tmp_path):
