@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from converter.core.context import Context
 
 _HALVES = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
+_FIRST_OPSET = {"float16": 6, "bfloat16": 13}
 _EXACT_SIZE_BYTES = 8 << 20
 _SLOW = (
     "onnxruntime's CPU provider has few float16 kernels and casts around the other nodes: expect "
@@ -115,9 +116,12 @@ class _Work:
         """Say why nothing is done at all; "" when there may be something to do."""
         if not any(self._planner.slots.values()):
             return "it computes nothing in float32"
+        first = _FIRST_OPSET[self.settings.to]
+        if g.opset(self.model) < first:
+            return f"Cast to {self.settings.to} came with opset {first}"
+        types, nodes = self._planner.types, self._planner.nodes
         if self.settings.include:
             return ""
-        types, nodes = self._planner.types, self._planner.nodes
         if any(types.of(value) in _HALVES for node in nodes for value in node.inputs):
             return (
                 "it holds 16-bit values already, and what is float32 beside them is so on purpose "

@@ -8,9 +8,19 @@ rounding step when ranges are unknown.
 from __future__ import annotations
 
 import enum
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from converter.core.graph import is_op
 from converter.ops.table import Entry, Table
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+
+def _none(_: ir.Node) -> str:
+    return ""
 
 
 class Role(enum.Enum):
@@ -36,7 +46,8 @@ class HalfOp:
         small: Inputs that must not come near zero, since the operator divides by them or takes
             their logarithm.
         sums: Adds up that kind of term over many elements: "" (no), "linear" or "square".
-        exact_elements: Constant inputs of which every element matters on its own (a variance).
+        never: Why it stays in float32 in any case; "" when it need not.
+        obstacle: Says why a certain node stays; "" when it need not.
         cpu_bfloat16: onnxruntime's CPU provider has a kernel for bfloat16.
     """
 
@@ -46,14 +57,34 @@ class HalfOp:
     saturates: tuple[int, ...] = ()
     small: tuple[int, ...] = ()
     sums: str = ""
-    exact_elements: tuple[int, ...] = ()
+    never: str = ""
+    obstacle: Callable[[ir.Node], str] = _none
     cpu_bfloat16: bool = False
 
 
 _GROWS = "its results can leave the range of 16 bits, and no data says whether they do"
 _DIVIDES = "it may divide by values that 16 bits round to zero, and no data says whether it does"
 _SUMS = "it adds up many values, and no data says how large they are"
+_STATE = "it adds to one state over many steps, and so would its rounding errors"
+_CONTROL = "it makes its values from sizes and positions, which must stay exact"
 _COMPARES = "it compares values, and rounding moves those close to each other"
+
+
+def _moves_batch(node: ir.Node) -> str:
+    """Find a Transpose that onnxruntime 1.31 merges with a MatMul, and then crashes in float16.
+
+    It does so when the first axis becomes the last or last but one and the others stay in order,
+    and looks through a Cast between the two.
+    """
+    perm = list(node.attributes.get_ints("perm", ()))
+    rank = len(perm)
+    moved = rank > 2 and perm[:-2] == list(range(1, rank - 1)) and 0 in perm[-2:]
+    users = [use.node for use in node.outputs[0].uses()]
+    users += [use.node for n in users if is_op(n, "Cast") for use in n.outputs[0].uses()]
+    if moved and any(is_op(user, "MatMul") for user in users):
+        return "onnxruntime crashes on it in float16 before a MatMul"
+    return ""
+
 
 _HEAVY = HalfOp(Role.HEAVY)
 _SAFE = HalfOp(Role.LIGHT)
@@ -72,7 +103,8 @@ HALF: Table[HalfOp] = Table(
         *_rows(_SAFE, "Add", "Sub", "Mul", "LeakyRelu", "PRelu", "Elu", "Selu", "Celu"),
         *_rows(_SAFE, "Sigmoid", "HardSigmoid", "HardSwish", "Tanh", "Erf", "Gelu", "Mish"),
         *_rows(_SAFE, "Softsign", "ThresholdedRelu", "AveragePool", "Swish"),
-        *_rows(_NATIVE, "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose"),
+        *_rows(_NATIVE, "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze"),
+        Entry("Transpose", HalfOp(Role.MOVE, obstacle=_moves_batch, cpu_bfloat16=True)),
         *_rows(_NATIVE, "Slice", "Gather", "GatherElements", "Concat", "ScatterND"),
         *_rows(_MOVE, "GatherND", "ScatterElements", "Split", "Expand", "Tile", "Where"),
         *_rows(_MOVE, "DepthToSpace", "SpaceToDepth", "Trilu", "ReverseSequence", "Compress"),
@@ -101,10 +133,10 @@ HALF: Table[HalfOp] = Table(
         ),
         # their schemas let the inner sums be made in float32 whatever the type of the input
         *_rows(HalfOp(Role.LIGHT, blind=_SUMS), "LayerNormalization", "RMSNormalization"),
-        Entry(
-            "BatchNormalization",
-            HalfOp(Role.LIGHT, blind=_DIVIDES, exact_elements=(1, 4)),
-        ),
+        # its variance is constant and has epsilon added, so small channels are no matter
+        Entry("BatchNormalization", HalfOp(Role.LIGHT)),
+        *_rows(HalfOp(Role.LIGHT, never=_STATE), "RNN", "GRU", "LSTM", "CumSum"),
+        *_rows(HalfOp(Role.LIGHT, never=_CONTROL), "OneHot", "Range", "EyeLike"),
         *_rows(HalfOp(Role.MOVE), "ConstantOfShape"),
     ],
 )

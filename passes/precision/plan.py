@@ -158,9 +158,11 @@ class Planner:
             return self._cast_refusal(node, ranges)
         row = self._rows[node]
         if row is None:
-            return f"{node.op_type} has no entry in the table of what 16 bits can bear"
+            return f"nothing is known of {node.op_type} in 16 bits"
         return (
-            self._kernel_refusal(node, row, slots, settings)
+            row.never
+            or row.obstacle(node)
+            or self._kernel_refusal(node, row, slots, settings)
             or self._caution_refusal(node, row, slots, settings)
             or self._constant_refusal(node, row, slots)
             or self._range_refusal(node, row, slots, ranges)
@@ -202,7 +204,7 @@ class Planner:
             if value is None or constant_tensor(value) is None:
                 continue
             found = self.loss(value)
-            reason = found.reason(self.format, elements=index in row.exact_elements)
+            reason = found.reason(self.format, elements=index in row.small)
             if index not in row.saturates:
                 reason = reason or found.overflow_reason(self.format)
             if reason:

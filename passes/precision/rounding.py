@@ -12,7 +12,6 @@ from converter.core.tensors import MappedTensor, chunks
 
 Array = np.ndarray[Any, Any]
 _EAGER_BYTES = 1 << 20
-_SMALL = 64  # of constants up to this size every element counts by itself
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ class Loss:
     def reason(self, format_: Format, *, elements: bool = False) -> str:
         """Say why the constant cannot be rounded, overflow left out; "" when it can."""
         name = format_.dtype.name.lower()
-        if (self.size <= _SMALL or elements) and 0 < self.least < format_.tiny:
+        if (self.size == 1 or elements) and 0 < self.least < format_.tiny:
             return f"a constant of {self.least:.3g} is too small for {name}"
         if self.error > format_.rounding:
             return f"a constant loses its small values in {name}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.core import graph as g
+from converter.errors import ConverterError
 from passes.rewriting.purity import RANDOM
 
 if TYPE_CHECKING:
@@ -42,7 +43,10 @@ class Trial:
         """Say what is wrong with a converted model; "" when nothing is."""
         if not self._feeds:
             return ""
-        actual = self._context.run(candidate, self._feeds)
+        try:
+            actual = self._context.run(candidate, self._feeds)
+        except ConverterError as error:
+            return f"onnxruntime does not run the result: {error.what}"
         names = self._expected[0].keys()
         return next(filter(None, (self._output_flaw(name, actual) for name in names)), "")
 

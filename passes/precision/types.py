@@ -188,8 +188,22 @@ class Types:
             for inner in g.subgraphs(node):
                 self._enter(node, inner)
                 self._walk(inner)
+            self._unify(node)
             for output, dtype in zip(node.outputs, self._results(node), strict=True):
                 self._known[output] = _declared(output) or dtype
+
+    def _unify(self, node: ir.Node) -> None:
+        """Give inputs of unknown type that of another input which must have the same one."""
+        if all(value is None or self.of(value) for value in node.inputs):
+            return
+        found = self.signature(node)
+        if found is None:
+            return
+        bound = {found.input(i): self.of(v) for i, v in enumerate(node.inputs) if self.of(v)}
+        for index, value in enumerate(node.inputs):
+            variable = found.input(index)
+            if value is not None and not self.of(value) and variable in found.allowed:
+                self._known[value] = bound.get(variable)
 
     def _enter(self, node: ir.Node, body: ir.Graph) -> None:
         """Give the inputs of a body the types of what enters it."""
