@@ -12,10 +12,11 @@ import onnx_ir as ir
 from converter.core.graph import constant
 from converter.errors import ConverterError
 from passes.rewriting import sizes
-from passes.rewriting.facts import Dims, static
+from passes.rewriting.facts import static
 from passes.rewriting.foldable import BIGGER, Foldable, foldable
 from passes.rewriting.rename import renamed
 from passes.rewriting.rewrite import Rewrite
+from passes.rewriting.targets import target_of
 from passes.rewriting.work import Applied, Result, Rule, Work
 
 Array = np.ndarray[Any, Any]
@@ -69,7 +70,7 @@ def _shape_target(node: ir.Node, work: Work) -> Result:
     allow = node.attributes.get("allowzero")
     if content is None or static(content) is not None or (allow is not None and allow.value):
         return None
-    target = _written(content, work.facts.of(source).dims)
+    target = target_of(content, work.facts.of(source).dims)
     if target is None:
         return "more than one size of the target is unknown"
     cost = sizes.new_constant_bytes(8 * len(target), 1, node.inputs[1].name or "")
@@ -78,23 +79,6 @@ def _shape_target(node: ir.Node, work: Work) -> Result:
     base = f"{node.inputs[1].name or 'shape'}_constant"
     work.set_input(node, 1, work.new_constant(node, base, np.array(target, np.int64)))
     return Applied()
-
-
-def _written(content: Dims, dims: Dims | None) -> list[int] | None:
-    target: list[int] = []
-    for index, size in enumerate(content):
-        if isinstance(size, int):
-            target.append(size)
-        elif dims is not None and index < len(dims) and dims[index] is size:
-            target.append(0)
-        else:
-            target.append(-2)
-    if -2 not in target:
-        return target
-    # An inferred size is certain only if no other one can be 0 in a run with an empty batch.
-    if target.count(-2) > 1 or any(size <= 0 for size in target if size != -2):
-        return None
-    return [-1 if size == -2 else size for size in target]
 
 
 def _cone_bytes(work: Work, value: ir.Value) -> int:

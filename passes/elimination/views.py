@@ -198,7 +198,8 @@ def _one_reshape(node: ir.Node, work: Work) -> Result:
 
 
 def _target(after: Dims | None, dims: Dims | None) -> list[int] | None:
-    return None if after is None else target_of(after, dims)
+    # A certain size of 0 would be read as the size of the input.
+    return None if after is None or 0 in after else target_of(after, dims)
 
 
 RULES = (Rule("reshapes_removed", VIEWS, _view),)

@@ -5,7 +5,7 @@ main graph's inputs), constants, and what follows from them by the semantics of 
 :mod:`passes.rewriting.shapes`. Shapes written in ``value_info`` or at graph outputs do not count:
 files carry stale ones and nobody checks them. Names of dynamic dimensions do not count either: two
 inputs with a dimension ``N`` may be fed with different sizes. An unknown dimension is an object of
-its own, :class:`Dim`, and only equal to itself.
+its own, :class:`passes.rewriting.symbols.Dim`, and only equal to itself.
 """
 
 from __future__ import annotations
@@ -17,20 +17,15 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.core.graph import DEFAULT_DOMAINS, constant
+from passes.rewriting.symbols import Dim, Size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+__all__ = ["UNKNOWN", "Dim", "Dims", "Fact", "Facts", "Size", "static"]
 _SMALL = 64  # longest vector whose elements are followed
 
 
-class Dim:
-    """A dimension of unknown size; two of them are equal only if they are one object."""
-
-    __slots__ = ()
-
-
-Size = int | Dim
 Dims = tuple[Size, ...]
 
 
@@ -41,7 +36,7 @@ class Fact:
     Attributes:
         dtype: Element type.
         dims: One entry per axis.
-        content: Elements of an int64 or int32 tensor of rank 0 or 1.
+        content: Elements of an integer or bool tensor of rank 0 or 1; flags are 0 and 1.
     """
 
     dtype: ir.DataType | None = None
@@ -139,7 +134,7 @@ class Facts:
 def _constant_fact(tensor: ir.TensorProtocol) -> Fact:
     dims = tuple(int(d) for d in tensor.shape.numpy())
     content: Dims | None = None
-    integer = tensor.dtype in {ir.DataType.INT64, ir.DataType.INT32}
-    if integer and len(dims) <= 1 and tensor.size <= _SMALL:
+    followed = tensor.dtype in {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL}
+    if followed and len(dims) <= 1 and tensor.size <= _SMALL:
         content = tuple(int(i) for i in np.asarray(tensor.numpy()).reshape(-1))
     return Fact(tensor.dtype, dims, content)

@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.core.graph import DEFAULT_DOMAINS, constant, subgraphs
+from passes.rewriting import contents
 from passes.rewriting.facts import static
 from passes.rewriting.purity import RANDOM, TRAINABLE, is_standard
 from passes.rewriting.work import Work
@@ -17,11 +18,13 @@ Array = np.ndarray[Any, Any]
 
 BIGGER = "the result would make the file bigger"
 _SOURCES = frozenset({"Shape", "Size"})
-_FOLLOWED = frozenset(
-    "Add Cast Concat Gather Identity Mul Slice Squeeze Sub Unsqueeze".split()  # noqa: SIM905
-)
+_FOLLOWED = contents.FOLLOWED | {
+    *("Cast", "Concat", "ConstantOfShape", "Expand", "Gather", "Identity", "Reshape", "Slice"),
+    *("Squeeze", "Transpose", "Unsqueeze"),
+}
 """Operators whose integer vectors :mod:`passes.rewriting.facts` follows element by element."""
 
+_FOLLOWED_TYPES = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
 _LARGEST_INPUT = 64 << 20
 _UNKNOWN_SIZE_INPUT = 64 << 10
 _TYPES = frozenset(
@@ -118,11 +121,12 @@ def _known_vector(node: ir.Node, work: Work) -> Array | None:
         return None
     fact = work.facts.of(node.outputs[0])
     content = static(fact.content)
-    if content is None or fact.dtype != ir.DataType.INT64 or fact.dims is None:
+    if content is None or fact.dtype not in _FOLLOWED_TYPES or fact.dims is None:
         return None
     if len(fact.dims) > 1 or (not fact.dims and len(content) != 1):
         return None
-    return np.array(content, np.int64).reshape(() if not fact.dims else (len(content),))
+    shape = () if not fact.dims else (len(content),)
+    return np.array(content, np.int64).astype(fact.dtype.numpy()).reshape(shape)
 
 
 def _is_constant_node(node: ir.Node, found: Foldable) -> bool:

@@ -9,6 +9,10 @@ import onnx_ir as ir
 
 from passes.rewriting.facts import Dim, Dims, Fact, Size, static
 from passes.rewriting.question import Question, Rule, axis_in, broadcast
+from passes.rewriting.symbols import add, divide, multiply, product, unknown, vanishes_with
+
+_LONGEST = 64
+_FOLLOWED = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
 
 
 def _transpose(q: Question) -> tuple[Fact, ...]:
@@ -18,7 +22,8 @@ def _transpose(q: Question) -> tuple[Fact, ...]:
         return (Fact(q.input(0).dtype, None if perm is None else tuple(Dim() for _ in perm)),)
     perm = q.integers("perm") or tuple(range(len(x)))[::-1]
     ok = sorted(perm) == list(range(len(x)))
-    return (Fact(q.input(0).dtype, tuple(x[p] for p in perm) if ok else None),)
+    content = q.input(0).content if len(x) <= 1 else None
+    return (Fact(q.input(0).dtype, tuple(x[p] for p in perm) if ok else None, content),)
 
 
 def _shape(q: Question) -> tuple[Fact, ...]:
@@ -32,9 +37,8 @@ def _shape(q: Question) -> tuple[Fact, ...]:
 
 
 def _size(q: Question) -> tuple[Fact, ...]:
-    known = q.input(0).static
-    content: Dims | None = None if known is None else (prod(known),)
-    return (Fact(ir.DataType.INT64, (), content),)
+    dims = q.input(0).dims
+    return (Fact(ir.DataType.INT64, (), None if dims is None else (product(dims),)),)
 
 
 def _gather(q: Question) -> tuple[Fact, ...]:
@@ -61,8 +65,9 @@ def _concat(q: Question) -> tuple[Fact, ...]:
     axis = axis_in(q.integer("axis", 1 if q.version < 4 else None), len(shapes[0]))
     if axis is None:
         return (Fact(dtype),)
-    sizes = static(tuple(s[axis] for s in shapes))
-    total: Size = Dim() if sizes is None else sum(sizes)
+    total: Size = 0
+    for shape in shapes:
+        total = add(total, shape[axis])
     # The other axes are equal in all inputs, so the most certain one of them may speak.
     other = [
         next((s[i] for s in shapes if isinstance(s[i], int)), shapes[0][i])
@@ -84,7 +89,20 @@ def _split(q: Question) -> tuple[Fact, ...]:
     sizes: Sequence[Size] = [Dim() for _ in range(count)]
     if given is not None and len(given) == count:
         sizes = given
+    if given is None and not q.has(1):
+        sizes = _equal_parts(x.dims[axis], count)
     return tuple(Fact(x.dtype, (*x.dims[:axis], s, *x.dims[axis + 1 :])) for s in sizes)
+
+
+def _equal_parts(size: Size, count: int) -> Sequence[Size]:
+    """Return the sizes of equal parts; a rest makes the last one smaller."""
+    part = divide(size, count)
+    if part is not None:
+        return [part] * count
+    if isinstance(size, int):
+        most = -(-size // count)
+        return [most] * (count - 1) + [size - most * (count - 1)]
+    return [unknown("part", size, count, int(last)) for last in range(count)]
 
 
 def _reshape(q: Question) -> tuple[Fact, ...]:
@@ -94,44 +112,46 @@ def _reshape(q: Question) -> tuple[Fact, ...]:
         rank = q.input(1).static
         dims = None if rank is None or len(rank) != 1 else tuple(Dim() for _ in range(rank[0]))
         return (Fact(x.dtype, dims),)
-    return (Fact(x.dtype, reshaped(x.dims, target, zero=bool(q.integer("allowzero", 0)))),)
+    after = reshaped(x.dims, target, zero=bool(q.integer("allowzero", 0)))
+    return (Fact(x.dtype, after, x.content if len(after) <= 1 else None),)
 
 
 def reshaped(dims: Dims | None, target: Dims, *, zero: bool) -> Dims:
-    """Return the shape after Reshape; ``zero``: a 0 in the target means a size of 0.
-
-    Unknown sizes in the target are those of a tensor, hence never -1. One that turns out to be 0
-    means 0 in both readings only if it stands for the same axis of the input.
-    """
+    """Return the shape after Reshape; ``zero``: a 0 in the target means a size of 0."""
     out: list[Size] = []
     for index, size in enumerate(target):
         if size == 0 and not zero:
             out.append(dims[index] if dims is not None and index < len(dims) else Dim())
-        elif isinstance(size, Dim) and not zero:
-            same = dims is not None and index < len(dims) and dims[index] is size
-            out.append(size if same else Dim())
+        elif isinstance(size, Dim):
+            out.append(_asked(size, dims, index, zero=zero))
         else:
             out.append(size)
     if -1 in target and dims is not None:
-        out[target.index(-1)] = _remainder(list(dims), [s for s in out if s != -1])
+        out[target.index(-1)] = _remainder(dims, [s for s in out if s != -1])
     return tuple(Dim() if size == -1 else size for size in out)
 
 
-def _remainder(whole: list[Size], parts: list[Size]) -> Size:
-    """Divide the product of ``whole`` by that of ``parts``, cancelling equal unknown sizes."""
-    left = list(whole)
-    for part in [p for p in parts if isinstance(p, Dim)]:
-        if not any(part is size for size in left):
-            return Dim()
-        left.remove(part)
-    divisor = prod(p for p in parts if isinstance(p, int))
-    known = prod(s for s in left if isinstance(s, int))
-    unknown = [s for s in left if isinstance(s, Dim)]
-    if divisor == 0 or known % divisor:
+def _asked(size: Dim, dims: Dims | None, index: int, *, zero: bool) -> Size:
+    """Return the size that an unknown number in a target stands for.
+
+    It may turn out to be 0, which means the size of that axis of the input.
+    """
+    if not size.natural:
         return Dim()
-    if not unknown:
-        return known // divisor
-    return unknown[0] if len(unknown) == 1 and known == divisor else Dim()
+    if zero or (dims is not None and index >= len(dims)):
+        return size
+    if dims is None:
+        return Dim()
+    return size if vanishes_with(size, dims[index]) else unknown("or", size, dims[index])
+
+
+def _remainder(whole: Dims, parts: list[Size]) -> Size:
+    """Return the inferred size; the runtime refuses to infer one beside a size of 0."""
+    total, known = product(whole), product(parts)
+    exact = divide(total, known)
+    if exact is None:
+        return Dim() if known == 0 else unknown("rest", total, known)
+    return exact
 
 
 def _flatten(q: Question) -> tuple[Fact, ...]:
@@ -140,15 +160,7 @@ def _flatten(q: Question) -> tuple[Fact, ...]:
     if x.dims is None or axis is None or not -len(x.dims) <= axis <= len(x.dims):
         return (Fact(x.dtype, (Dim(), Dim())),)
     axis = axis + len(x.dims) if axis < 0 else axis
-    return (Fact(x.dtype, (_product(x.dims[:axis]), _product(x.dims[axis:]))),)
-
-
-def _product(sizes: Dims) -> Size:
-    known = prod(s for s in sizes if isinstance(s, int))
-    unknown = [s for s in sizes if isinstance(s, Dim)]
-    if not unknown or known == 0:
-        return known
-    return unknown[0] if len(unknown) == 1 and known == 1 else Dim()
+    return (Fact(x.dtype, (product(x.dims[:axis]), product(x.dims[axis:]))),)
 
 
 def _squeeze(q: Question) -> tuple[Fact, ...]:
@@ -184,13 +196,31 @@ def _sizes(fact: Fact) -> Dims | None:
 
 
 def _expand(q: Question) -> tuple[Fact, ...]:
-    return (Fact(q.input(0).dtype, broadcast(q.input(0).dims, _sizes(q.input(1)))),)
+    x, target = q.input(0), _sizes(q.input(1))
+    dims = broadcast(x.dims, target)
+    content = None
+    if x.content is not None and len(x.content) == 1 and dims is not None:
+        content = _repeated(x.content[0], dims)
+    return (Fact(x.dtype, dims, content),)
+
+
+def _repeated(size: Size, dims: Dims) -> Dims | None:
+    """Return the elements of a short vector of equal numbers."""
+    known = static(dims)
+    if known is None or len(known) > 1 or prod(known) > _LONGEST:
+        return None
+    return (size,) * prod(known)
 
 
 def _constant_of_shape(q: Question) -> tuple[Fact, ...]:
     attribute = q.node.attributes.get("value")
-    dtype = ir.DataType.FLOAT if attribute is None else attribute.as_tensor().dtype
-    return (Fact(dtype, _sizes(q.input(0))),)
+    if attribute is None:
+        return (Fact(ir.DataType.FLOAT, _sizes(q.input(0))),)
+    tensor, dims = attribute.as_tensor(), _sizes(q.input(0))
+    content = None
+    if dims is not None and tensor.dtype in _FOLLOWED and tensor.size == 1:
+        content = _repeated(int(tensor.numpy().reshape(-1)[0]), dims)
+    return (Fact(tensor.dtype, dims, content),)
 
 
 def _tile(q: Question) -> tuple[Fact, ...]:
@@ -198,7 +228,7 @@ def _tile(q: Question) -> tuple[Fact, ...]:
     if x.dims is None or repeats is None or len(repeats) != len(x.dims):
         return (Fact(x.dtype),)
     pairs = zip(x.dims, repeats, strict=True)
-    dims = tuple(_product((size, repeat)) for size, repeat in pairs)
+    dims = tuple(multiply(size, repeat) for size, repeat in pairs)
     return (Fact(x.dtype, dims),)
 
 
@@ -210,7 +240,7 @@ def _pad(q: Question) -> tuple[Fact, ...]:
     rank = len(x.dims)
     added = [pads[i] + pads[i + rank] for i in range(rank)]
     dims = tuple(
-        size if not extra else (size + extra if isinstance(size, int) else Dim())
+        add(size, extra) if extra >= 0 or isinstance(size, int) else unknown("cut", size, extra)
         for size, extra in zip(x.dims, added, strict=True)
     )
     return (Fact(x.dtype, dims),)
@@ -249,7 +279,7 @@ def _slice(q: Question) -> tuple[Fact, ...]:
         if isinstance(size, int):
             dims[axis] = len(range(size)[slice(start, end, step)]) if step > 0 else Dim()
         elif not (start == 0 and end >= (1 << 31) - 1 and step == 1):
-            dims[axis] = Dim()
+            dims[axis] = unknown("slice", size, start, end, step)
     content: Dims | None = None
     if x.content is not None and len(x.dims) == 1 and ranges.get(0, (0, 0, 1))[2] > 0:
         start, end, step = ranges.get(0, (0, len(x.content), 1))

@@ -8,7 +8,8 @@ from itertools import zip_longest
 
 import onnx_ir as ir
 
-from passes.rewriting.facts import UNKNOWN, Dim, Dims, Fact, Size
+from passes.rewriting.facts import UNKNOWN, Dims, Fact, Size
+from passes.rewriting.symbols import unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,8 @@ def _widest(a: Size, b: Size) -> Size:
     for size in (a, b):
         if isinstance(size, int):
             return size
-    return Dim()
+    first, second = sorted((a, b), key=lambda dim: dim.serial)  # type: ignore[union-attr]
+    return unknown("wider", first, second)
 
 
 def axis_in(axis: int | None, rank: int) -> int | None:

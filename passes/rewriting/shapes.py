@@ -6,12 +6,10 @@ the table has unknown outputs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import onnx_ir as ir
 
-from passes.rewriting import movement
-from passes.rewriting.facts import Dim, Dims, Fact, Size, static
+from passes.rewriting import contents, movement, products, windows
+from passes.rewriting.facts import Dims, Fact, static
 from passes.rewriting.question import Question, Rule, broadcast
 
 
@@ -29,124 +27,32 @@ def _cast(q: Question) -> tuple[Fact, ...]:
     if to is None:
         return ()
     dtype, first = ir.DataType(to), q.input(0)
-    both = {dtype, first.dtype} <= {ir.DataType.INT64}
-    return (Fact(dtype, first.dims, first.content if both else None),)
+    return (Fact(dtype, first.dims, contents.cast(first.content, first.dtype, dtype)),)
 
 
 def _elementwise(q: Question) -> tuple[Fact, ...]:
     # Before operator set 7, broadcasting was one-sided and asked for by an attribute.
     dims = broadcast(*(f.dims for f in q.inputs)) if q.version >= 7 else None
-    content = None
-    fold = _ARITHMETIC.get(q.node.op_type)
-    if fold is not None and len(q.inputs) == 2:
-        content = _arithmetic(fold, q.input(0), q.input(1))
-    return (Fact(q.input(0).dtype, dims, content),)
+    return (Fact(q.input(0).dtype, dims, _content(q, dims)),)
 
 
-_ARITHMETIC: dict[str, Callable[[int, int], int]] = {
-    "Add": lambda a, b: a + b,
-    "Sub": lambda a, b: a - b,
-    "Mul": lambda a, b: a * b,
-}
-
-
-def _arithmetic(fold: Callable[[int, int], int], a: Fact, b: Fact) -> Dims | None:
-    """Compute with shape vectors; a product with 1 keeps an unknown size."""
-    if a.dtype != ir.DataType.INT64 or b.dtype != ir.DataType.INT64:
-        return None
-    if a.content is None or b.content is None or a.dims is None or b.dims is None:
-        return None
-    left, right = a.content, b.content
-    if len(left) != len(right):
-        if 1 not in (len(left), len(right)):
-            return None
-        left, right = left * max(1, len(right)), right * max(1, len(left))
-        left, right = left[: len(right)], right[: len(left)]
-    result = tuple(_number(fold, x, y) for x, y in zip(left, right, strict=False))
-    known = tuple(size for size in result if size is not None)
-    return known if len(known) == len(result) else None
-
-
-def _number(fold: Callable[[int, int], int], x: Size, y: Size) -> Size | None:
-    """Compute one element; sums and products of sizes are sizes again, differences need not be."""
-    if isinstance(x, int) and isinstance(y, int):
-        number = fold(x, y)
-        return number if abs(number) < 1 << 62 else None
-    if fold is _ARITHMETIC["Sub"] or any(isinstance(s, int) and s < 0 for s in (x, y)):
-        return None
-    neutral = fold(0, 1) ^ 1  # 1 for products, 0 for sums
-    if x == neutral:
-        return y
-    return x if y == neutral else Dim()
+def _content(q: Question, dims: Dims | None) -> Dims | None:
+    return contents.elementwise(q) if dims is not None and len(dims) <= 1 else None
 
 
 def _compare(q: Question) -> tuple[Fact, ...]:
     dims = broadcast(*(f.dims for f in q.inputs)) if q.version >= 7 else None
-    return (Fact(ir.DataType.BOOL, dims),)
+    return (Fact(ir.DataType.BOOL, dims, _content(q, dims)),)
 
 
 def _where(q: Question) -> tuple[Fact, ...]:
-    return (Fact(q.input(1).dtype, broadcast(*(f.dims for f in q.inputs))),)
+    dims = broadcast(*(f.dims for f in q.inputs))
+    return (Fact(q.input(1).dtype, dims, _content(q, dims)),)
 
 
-def _matmul(q: Question) -> tuple[Fact, ...]:
-    a, b = q.input(0).dims, q.input(1).dims
-    dims: Dims | None = None
-    if a is not None and b is not None and len(a) >= 2 and len(b) >= 2:
-        outer = broadcast(a[:-2], b[:-2])
-        dims = None if outer is None else (*outer, a[-2], b[-1])
-    return (Fact(q.input(0).dtype, dims),)
-
-
-def _gemm(q: Question) -> tuple[Fact, ...]:
-    a, b = q.input(0).dims, q.input(1).dims
-    dims: Dims | None = None
-    if a is not None and b is not None and len(a) == len(b) == 2:
-        dims = (a[1 if q.integer("transA", 0) else 0], b[0 if q.integer("transB", 0) else 1])
-    return (Fact(q.input(0).dtype, dims),)
-
-
-def _conv(q: Question) -> tuple[Fact, ...]:
-    x, w = q.input(0).dims, q.input(1).dims
-    if x is None or w is None or len(x) != len(w) or len(x) < 3:
-        return (Fact(q.input(0).dtype),)
-    spatial = _windows(q, x[2:], static(w[2:]))
-    return (Fact(q.input(0).dtype, (x[0], w[0], *spatial)),)
-
-
-def _windows(q: Question, sizes: Dims, kernel: tuple[int, ...] | None) -> Dims:
-    """Return the spatial sizes after a sliding window; unknown where padding is automatic."""
-    count = len(sizes)
-    unknown = tuple(Dim() for _ in sizes)
-    auto = q.node.attributes.get("auto_pad")
-    if kernel is None or q.integer("ceil_mode", 0):
-        return unknown
-    if auto is not None and auto.as_string() not in {"NOTSET", ""}:
-        return unknown
-    pads = q.integers("pads") or (0,) * (2 * count)
-    strides = q.integers("strides") or (1,) * count
-    dilations = q.integers("dilations") or (1,) * count
-    if len(pads) != 2 * count or len(strides) != count or len(dilations) != count:
-        return unknown
-    out: list[Size] = []
-    for i, size in enumerate(sizes):
-        reach = dilations[i] * (kernel[i] - 1) + 1
-        room = size + pads[i] + pads[i + count] - reach if isinstance(size, int) else None
-        out.append(room // strides[i] + 1 if room is not None and strides[i] > 0 else Dim())
-    return tuple(out)
-
-
-def _pool(q: Question) -> tuple[Fact, ...]:
-    x, kernel = q.input(0).dims, q.integers("kernel_shape")
-    if x is None or kernel is None or len(x) != len(kernel) + 2:
-        return (Fact(q.input(0).dtype),)
-    return (Fact(q.input(0).dtype, (*x[:2], *_windows(q, x[2:], kernel))),)
-
-
-def _global_pool(q: Question) -> tuple[Fact, ...]:
-    x = q.input(0).dims
-    dims = None if x is None or len(x) < 2 else (*x[:2], *(1 for _ in x[2:]))
-    return (Fact(q.input(0).dtype, dims),)
+def _unary(q: Question) -> tuple[Fact, ...]:
+    first = q.input(0)
+    return (Fact(first.dtype, first.dims, _content(q, first.dims)),)
 
 
 def _constant(q: Question) -> tuple[Fact, ...]:
@@ -182,7 +88,9 @@ def _reduce(q: Question) -> tuple[Fact, ...]:
             axes = () if q.integer("noop_with_empty_axes", 0) else tuple(range(rank))
     gone = {axis % rank for axis in axes} if rank else set()
     dims = tuple(1 if i in gone else s for i, s in enumerate(x.dims) if keep or i not in gone)
-    return (Fact(dtype, dims),)
+    whole = x.content is not None and rank == 1 and len(gone) == 1
+    content = contents.reduce(q, x.content) if whole and x.content is not None else None
+    return (Fact(dtype, dims, content),)
 
 
 def _dropout(q: Question) -> tuple[Fact, ...]:
@@ -191,11 +99,12 @@ def _dropout(q: Question) -> tuple[Fact, ...]:
 
 
 _SAME = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh BatchNormalization BitwiseNot Ceil Celu Clip Cos Cosh "
+    "Acos Acosh Asin Asinh Atan Atanh BatchNormalization BitwiseNot Ceil Celu Clip Cos Cosh "
     "CumSum Elu Erf Exp Floor Gelu HardSigmoid HardSwish Hardmax InstanceNormalization LRN "
-    "LayerNormalization LeakyRelu Log LogSoftmax LpNormalization MeanVarianceNormalization Mish "
-    "Neg Not PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus "
-    "Softsign Sqrt Swish Tan Tanh ThresholdedRelu GroupNormalization RMSNormalization Trilu"
+    "LeakyRelu Log LogSoftmax LpNormalization MeanVarianceNormalization Mish "
+    "PRelu Reciprocal Relu Round Selu Shrink Sigmoid Sign Sin Sinh Softmax Softplus "
+    "Softsign Sqrt Swish Tan Tanh ThresholdedRelu GroupNormalization RMSNormalization Trilu "
+    "ReverseSequence ScatterElements Scatter ScatterND TensorScatter RotaryEmbedding"
 )
 _ELEMENTWISE = "Add Sub Mul Div Mod Pow Max Min Mean Sum BitwiseAnd BitwiseOr BitwiseXor BitShift"
 _COMPARE = "Equal Greater GreaterOrEqual Less LessOrEqual And Or Xor"
@@ -206,19 +115,17 @@ _REDUCE = (
 
 RULES: dict[str, Rule] = {
     **movement.RULES,
+    **products.RULES,
+    **windows.RULES,
     **dict.fromkeys(_SAME.split(), _same),
     **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
     **dict.fromkeys(_COMPARE.split(), _compare),
     **dict.fromkeys(_REDUCE.split(), _reduce),
-    **dict.fromkeys(("AveragePool", "MaxPool", "LpPool"), _pool),
-    **dict.fromkeys(("GlobalAveragePool", "GlobalMaxPool", "GlobalLpPool"), _global_pool),
+    **dict.fromkeys(("Abs", "Neg", "Not"), _unary),
     "Cast": _cast,
     "Constant": _constant,
-    "Conv": _conv,
     "Dropout": _dropout,
-    "Gemm": _gemm,
     "Identity": _identity,
-    "MatMul": _matmul,
     "Where": _where,
 }
 """What each operator says about its outputs."""

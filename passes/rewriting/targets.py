@@ -20,8 +20,6 @@ def target_of(content: Dims, dims: Dims | None) -> list[int] | None:
             target.append(0)
         else:
             target.append(-2)
-    if any(size == 0 for size in content):
-        return None  # 0 means something else
     if -2 not in target:
         return target
     # An inferred size is certain only if no other one can be 0 in a run with an empty batch.
