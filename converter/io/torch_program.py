@@ -44,18 +44,21 @@ _NAME = re.compile(r"[A-Za-z_][\w.]*|")
 _NODES = (
     ast.Expression, ast.Compare, ast.BoolOp, ast.UnaryOp, ast.BinOp, ast.Subscript, ast.Constant,
     ast.Name, ast.Attribute, ast.Call, ast.Load, ast.cmpop, ast.boolop, ast.unaryop, ast.operator,
-    ast.IfExp, ast.Tuple,
+    ast.IfExp, ast.Tuple, ast.keyword,
 )  # fmt: skip
 _METHODS = frozenset({"size", "stride", "storage_offset"})
 _FUNCTIONS = frozenset({
     "FloorDiv", "ModularIndexing", "Where", "PythonMod", "Mod", "CleanDiv", "CeilToInt",
     "FloorToInt", "CeilDiv", "IntTrueDiv", "FloatTrueDiv", "LShift", "RShift", "TruncToFloat",
-    "TruncToInt", "RoundToInt", "RoundDecimal", "ToFloat", "FloatPow", "PowByNatural", "Identity",
-    "Max", "Min", "Eq", "Ne", "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Abs", "Piecewise",
-    "sqrt", "floor", "ceiling", "max", "min",
+    "TruncToInt", "RoundToInt", "RoundDecimal", "ToFloat", "Identity", "Max", "Min", "Eq", "Ne",
+    "Lt", "Le", "Gt", "Ge", "And", "Or", "Not", "Abs", "Piecewise", "sqrt", "floor", "ceiling",
+    "max", "min", "Symbol", "Integer", "Rational", "Float", "Add", "Mul", "Equality", "Unequality",
+    "LessThan", "StrictLessThan", "GreaterThan", "StrictGreaterThan",
 })  # fmt: skip
+_POWERS = frozenset({"Pow", "PowByNatural", "FloatPow"})
 _LONGEST = 4096
-_LARGEST_POWER = 16
+_LARGEST = 64
+"""Exponents, and digits asked for: beyond it an expression could compute for ever."""
 
 
 def load_exported(torch: Any, path: Path, limits: LoadLimits) -> Any:
@@ -253,21 +256,38 @@ def is_arithmetic(text: str) -> bool:
 def _harmless(node: ast.AST) -> bool:
     """Judge one node by itself; its children are judged, too."""
     match node:
-        case ast.Call(func=ast.Name(id=name)):
-            return name in _FUNCTIONS
-        case ast.Call(func=function):
-            return isinstance(function, ast.Attribute)  # whose name is looked at by itself
+        case ast.Call(func=function, args=arguments):
+            return _is_known(function, arguments)
         case ast.Attribute(attr=name):
             return name in _METHODS
         case ast.Name(id=text) | ast.Constant(value=str(text)):
             return "__" not in text
         case ast.BinOp(op=ast.Pow(), right=right):
-            return isinstance(right, ast.Constant) and _is_small(right.value)
+            return _is_small(right)
+        case ast.keyword(value=value):
+            return _is_small(value)
     return True
 
 
-def _is_small(value: Any) -> bool:
-    return isinstance(value, int | float) and abs(value) <= _LARGEST_POWER
+def _is_known(function: ast.expr, arguments: list[ast.expr]) -> bool:
+    match function:
+        case ast.Name(id=name) if name in _POWERS:
+            return len(arguments) == 2 and _is_small(arguments[1])
+        case ast.Name(id=name):
+            return name in _FUNCTIONS
+    return isinstance(function, ast.Attribute)  # whose name is looked at by itself
+
+
+def _is_small(node: ast.expr) -> bool:
+    """Tell whether it is a small number as it stands, also as ``Integer(-2)``."""
+    match node:
+        case ast.Call(func=ast.Name(id="Integer"), args=[inner]):
+            return _is_small(inner)
+        case ast.UnaryOp(op=ast.USub(), operand=inner):
+            return _is_small(inner)
+        case ast.Constant(value=int() | float() as value):
+            return value <= _LARGEST
+    return False
 
 
 def _refused(what: str, detail: str, shown: str) -> InvalidModelError:

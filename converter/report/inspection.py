@@ -134,7 +134,8 @@ def inspect_model(model: ir.Model, path: Path | None = None) -> Inspection:
     graph = model.graph
     return Inspection(
         file="" if path is None else str(path),
-        nbytes=sum(b for _, b in files) + (path.stat().st_size if path is not None else 0),
+        nbytes=sum(b for _, b in files)
+        + (path.stat().st_size if path is not None and path.exists() else 0),  # else a factory
         external_files=files,
         ir_version=model.ir_version,
         opsets={d or "ai.onnx": v for d, v in sorted(model.opset_imports.items())},
