@@ -20,6 +20,7 @@ from converter.io import suffixes
 from converter.measure.accuracy import ScoreMeter
 from converter.measure.difference import DifferenceMeter
 from converter.measure.latency import interleave
+from converter.verification.precision import Adapter, comparable
 from converter.verification.randomness import random_outputs
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ def compare(
     first, second = open_pair(work)
     beat(0)
     names = check_interfaces(first, second)
+    adapter = Adapter(first, second)
     random = random_outputs(work.original)
     if work.converted.suffix != suffixes.ORT:  # made of the original, and no protobuf
         random |= random_outputs(work.converted)
@@ -80,13 +82,13 @@ def compare(
             taken = batch
             meters.repeat(expected, _run_original(first, batch))
             beat(0)
-        meters.update(batch, expected, _run_converted(second, batch))
+        meters.update(batch, expected, _run_converted(second, batch, adapter))
         beat(1)
     if taken is None:
         raise DataError("the data holds no samples")
     times = None
     if work.latency_seconds:
-        runs = [_runner(session, taken.inputs) for session in (first, second)]
+        runs = [_runner(first, taken.inputs), _runner(second, adapter.feed(taken.inputs))]
         times = interleave(runs, seconds=work.latency_seconds, warm_up=1)
     return {**meters.result(), "times": times, "batch": taken.samples}
 
@@ -167,7 +169,8 @@ def check_interfaces(first: Session, second: Session) -> list[str]:
     """Return the names of the outputs, which both models must share.
 
     Raises:
-        VerificationError: Inputs or outputs have other names, or inputs another type.
+        VerificationError: Inputs or outputs have other names, or inputs another type that is not
+            a floating-point type of another width.
     """
     gaps = []
     for what, old, new in (
@@ -181,7 +184,7 @@ def check_interfaces(first: Session, second: Session) -> list[str]:
             gaps += [
                 f"input {name!r} is {before[name]} in the original and {after[name]} in the other"
                 for name in before.keys() & after
-                if before[name] != after[name]
+                if not comparable(before[name], after[name])
             ]
     if gaps:
         raise VerificationError(
@@ -199,9 +202,9 @@ def _run_original(session: Session, batch: Batch) -> dict[str, Any]:
         raise
 
 
-def _run_converted(session: Session, batch: Batch) -> dict[str, Any]:
+def _run_converted(session: Session, batch: Batch, adapter: Adapter) -> dict[str, Any]:
     try:
-        return session.run(batch.inputs)
+        return adapter.outputs(session.run(adapter.feed(batch.inputs)))
     except ConverterError as error:
         raise VerificationError(
             f"the original runs on the samples and the converted model does not: {error.what}",
