@@ -26,7 +26,15 @@ from converter.errors import UsageError, WriteError
 
 logger = logging.getLogger(__name__)
 
-_TEMPORARY = re.compile(r"\.(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}\.onnxpress-tmp")
+_TEMPORARY = re.compile(
+    r"\.(?P<host>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}(?P<suffix>\.onnxpress-(?:tmp|log))"
+)
+CONTENT = ".onnxpress-tmp"
+"""Suffix of a file that is being written."""
+
+JOURNAL = ".onnxpress-log"
+"""Suffix of a file that says what is about to be published."""
+
 _STALE_SECONDS = 24 * 3600
 _USAGE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG}
 _KINDS = (
@@ -115,7 +123,7 @@ class Temporary:
 
 
 @contextmanager
-def temporary_file(path: Path) -> Iterator[Temporary]:
+def temporary_file(path: Path, suffix: str = CONTENT) -> Iterator[Temporary]:
     """Open a temporary file beside ``path``; it is removed at the end unless it was published.
 
     Raises:
@@ -125,7 +133,7 @@ def temporary_file(path: Path) -> Iterator[Temporary]:
     path = path.absolute()
     check_target(path)
     remove_stale(path.parent)
-    name = f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}.onnxpress-tmp"
+    name = f".{_host()}-{os.getpid()}-{secrets.token_hex(4)}{suffix}"
     place = path.parent / name
     try:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | getattr(os, "O_NOFOLLOW", 0)
@@ -154,13 +162,23 @@ def write_text(path: Path, content: str) -> None:
 
 def remove_stale(folder: Path) -> None:
     """Remove temporary files in a folder whose writer is gone."""
+    for path in stale_files(folder, CONTENT):
+        logger.info("removing the left-over file %s", path.name)
+        with suppress(OSError):
+            path.unlink()
+
+
+def stale_files(folder: Path, suffix: str) -> list[Path]:
+    """Return the temporary files in a folder whose writer is gone."""
+    found: list[Path] = []
     with suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
             match = _TEMPORARY.fullmatch(entry.name)
-            if match and _is_stale(entry, match["host"], int(match["pid"])):
-                logger.info("removing the left-over file %s", entry.name)
-                with suppress(OSError):
-                    Path(entry.path).unlink()
+            if match is None or match["suffix"] != suffix:
+                continue
+            if _is_stale(entry, match["host"], int(match["pid"])):
+                found.append(Path(entry.path))
+    return found
 
 
 def _is_stale(entry: os.DirEntry[str], host: str, pid: int) -> bool:

@@ -11,11 +11,18 @@ from typing import TYPE_CHECKING, BinaryIO
 from google.protobuf.message import EncodeError
 
 from converter.errors import InvalidModelError, UsageError
-from converter.io import export_data, meta, strip, text, wire
+from converter.io import export_data, meta, safetensors, strip, text, wire
 from converter.io.atomic import check_target, shown, temporary_file
 from converter.io.export_data import DataFile
 from converter.io.layout import Layout
-from converter.io.publish import Ready, data_stem, own_data, published, remove_unused
+from converter.io.publish import (
+    Ready,
+    abandoned_data,
+    data_stem,
+    own_data,
+    published,
+    remove_unused,
+)
 from converter.io.skeleton import Placed, Skeleton, make_skeleton
 
 if TYPE_CHECKING:
@@ -150,6 +157,8 @@ def _stripped(skeleton: Skeleton) -> Skeleton:
 def _save_onnx(
     model: ir.Model, skeleton: Skeleton, path: Path, layout: Layout, source: Path | None
 ) -> Saved:
+    if layout.weights_format == "safetensors":
+        skeleton = safetensors.place_small(skeleton)
     data = _data_files(model)
     inside, beside = _distribute(skeleton, layout, had_data=bool(data))
     files: list[DataFile] = []
@@ -258,7 +267,8 @@ def _save_binary(
         stack.enter_context(published(ready))
         file.publish(path)
     used = tuple(one.path for one in ready)
-    remove_unused([name for name in old if path.parent / name not in used], path)
+    left = {*old, *abandoned_data(path.parent)}
+    remove_unused(sorted(name for name in left if path.parent / name not in used), path)
     return Saved(path, used, nbytes + sum(one.nbytes for one in files))
 
 

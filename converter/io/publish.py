@@ -12,13 +12,14 @@ import logging
 import os
 import re
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from converter.errors import ConverterError
 from converter.io import wire
-from converter.io.atomic import Temporary, check_target
+from converter.io.atomic import CONTENT, JOURNAL, Temporary, check_target, stale_files
+from converter.io.atomic import temporary_file as journal_file
 from converter.io.limits import LoadLimits, open_model
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,9 @@ _STEM_BYTES = 200
 _SMALL = 4 << 20
 _SPECIAL = re.compile(r"[\x00-\x1f\x7f\\:\ud800-\udfff]")
 _TAIL = r"-[0-9a-f]{16}(?:-[0-9]{5}-of-[0-9]{5})?\.(?:data|safetensors)"
-_LOCATION = re.compile(rb"[^\x00-\x1f/\\]{1,200}?" + _TAIL.encode())
-_NO_MODELS = (".data", ".safetensors", ".npz", ".onnxpress-tmp")
+_OURS = re.compile(r"[^\x00-\x1f/\\]{1,200}" + _TAIL)
+_NO_MODELS = (".data", ".safetensors", ".npz", CONTENT, JOURNAL)
+_JOURNAL_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -51,23 +53,39 @@ class Ready:
 def published(ready: Sequence[Ready]) -> Iterator[None]:
     """Give data files their names; take them back if the model file cannot follow.
 
-    A file of that name with that content is left as it is: it may belong to the input.
+    A file of that name with that content is left as it is: it may belong to the input. A journal
+    names the files while the model does not refer to them yet, for the case of a crash.
     """
-    made: list[Path] = []
-    try:
-        for one in ready:
-            check_target(one.path)
-            if _digest(one.path) == one.digest:
-                continue
-            if not one.path.exists():
-                made.append(one.path)
-            one.file.publish(one.path)
-        yield
-    except BaseException:
-        for path in made:
-            with suppress(OSError):
-                path.unlink()
-        raise
+    for one in ready:
+        check_target(one.path)
+    wanted = [one for one in ready if _digest(one.path) != one.digest]
+    made = [one.path for one in wanted if not one.path.exists()]
+    with ExitStack() as stack:
+        if made:
+            journal = stack.enter_context(journal_file(made[0], JOURNAL))
+            journal.file.write("\n".join(path.name for path in made).encode())
+            journal.finish()
+        try:
+            for one in wanted:
+                one.file.publish(one.path)
+            yield
+        except BaseException:
+            for path in made:
+                with suppress(OSError):
+                    path.unlink()
+            raise
+
+
+def abandoned_data(folder: Path) -> list[str]:
+    """Return the data files that a crash left without a model, and forget about it."""
+    names: set[str] = set()
+    for journal in stale_files(folder, JOURNAL):
+        with suppress(OSError), journal.open("rb") as file:
+            lines = file.read(_JOURNAL_BYTES).decode("utf-8", "replace").split("\n")
+            names.update(name for name in lines if _OURS.fullmatch(name))
+        with suppress(OSError):
+            journal.unlink()
+    return sorted(name for name in names if (folder / name).is_file())
 
 
 def _digest(path: Path) -> str | None:
@@ -86,19 +104,14 @@ def data_stem(path: Path) -> str:
 
 def own_data(path: Path) -> list[str]:
     """Return the data files that earlier writes gave the model at ``path``, by our naming."""
-    pattern = re.compile(re.escape(data_stem(path)) + _TAIL)
-    return sorted(name for name in _locations(path) or () if pattern.fullmatch(name))
-
-
-def _locations(path: Path) -> set[str] | None:
-    """Return the external data locations of a model file, or None if it cannot be read."""
     if not path.exists():
-        return set()
+        return []
+    pattern = re.compile(re.escape(data_stem(path)).encode() + _TAIL.encode())
     try:
         skeleton = wire.scan(open_model(path, LoadLimits())).skeleton
     except (ConverterError, OSError):
-        return None
-    return {m.decode("utf-8", "replace") for m in _LOCATION.findall(skeleton)}
+        return []
+    return sorted({found.decode() for found in pattern.findall(skeleton)})
 
 
 def remove_unused(names: Sequence[str], path: Path) -> None:

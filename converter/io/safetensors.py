@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import onnx
 import onnx_ir as ir
 
-if TYPE_CHECKING:
-    from converter.io.skeleton import Placed
+from converter.io.skeleton import Placed, Skeleton, set_external
+from converter.io.strip import LISTS, shaping_inputs
+from converter.io.unknown import messages
 
 Kind = ir.DataType
 DTYPES: dict[ir.DataType, str] = {
@@ -78,6 +79,34 @@ def entries_of(placed: Iterable[Placed]) -> list[Entry]:
         names.setdefault(id(one.tensor), []).append(name)
         tensors[id(one.tensor)] = one.tensor
     return [Entry(tuple(found), tensors[key]) for key, found in names.items()]
+
+
+def place_small(skeleton: Skeleton) -> Skeleton:
+    """Take small weights out of the model, too, so that the file holds all of them.
+
+    Scalars, integers, and numbers that decide about shapes stay: onnxruntime must know them before
+    it reads external data.
+    """
+    needed = shaping_inputs(skeleton.proto)
+    found = list(skeleton.placed)
+    for graph in messages(skeleton.proto):
+        for proto in graph.initializer if isinstance(graph, onnx.GraphProto) else ():
+            if not _is_small_weight(proto) or proto.name in needed:
+                continue
+            copy = onnx.TensorProto()
+            copy.CopyFrom(proto)
+            tensor = ir.TensorProtoTensor(copy)
+            for name in (*LISTS, "raw_data"):
+                proto.ClearField(name)
+            set_external(proto, f"{skeleton.token}{len(found)}", 0, tensor.nbytes)
+            found.append(Placed(proto, tensor, attribute=False))
+    return Skeleton(skeleton.proto, found, skeleton.token)
+
+
+def _is_small_weight(proto: onnx.TensorProto) -> bool:
+    if proto.data_location == onnx.TensorProto.EXTERNAL or not math.prod(proto.dims or [0]):
+        return False
+    return Kind(proto.data_type).is_floating_point()
 
 
 def in_file_order(entries: Iterable[Entry]) -> list[Entry]:

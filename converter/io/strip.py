@@ -24,18 +24,10 @@ SMALL = 64
 """Integers of at most so many elements are shapes, axes and indices, which the graph needs."""
 
 _INDEX_TYPES = {onnx.TensorProto.INT32, onnx.TensorProto.INT64, onnx.TensorProto.BOOL}
-_DATA = (
-    "float_data",
-    "int32_data",
-    "string_data",
-    "int64_data",
-    "double_data",
-    "uint64_data",
-    "raw_data",
-    "external_data",
-    "data_location",
-    "segment",
-)
+LISTS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
+"""Fields that hold the numbers of a tensor one by one."""
+
+_DATA = (*LISTS, "string_data", "raw_data", "external_data", "data_location", "segment")
 _SHAPING = {"Resize": (1, 2, 3), "Upsample": (1,)}
 """Operator -> inputs whose numbers decide about shapes although they may be floats."""
 
@@ -76,15 +68,20 @@ def is_stripped(proto: onnx.ModelProto) -> bool:
     return any(entry.key == KEY for entry in proto.metadata_props)
 
 
+def shaping_inputs(proto: onnx.ModelProto) -> set[str]:
+    """Return the names of values that decide about shapes although they may be floats."""
+    return {
+        name
+        for node in _nodes(proto)
+        for index in _SHAPING.get(node.op_type, ())
+        for name in node.input[index : index + 1]
+    }
+
+
 class _Stripper:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self._proto = proto
-        self._needed = {
-            name
-            for node in _nodes(proto)
-            for index in _SHAPING.get(node.op_type, ())
-            for name in node.input[index : index + 1]
-        }
+        self._needed = shaping_inputs(proto)
 
     def strip(self) -> None:
         for message in messages(self._proto):

@@ -21,7 +21,6 @@ MAX_BYTES = {"json": 64 << 20, "textproto": 16 << 20, "onnxtxt": 64 << 20}
 """Largest file of each form; protobuf's text form takes a second for three megabytes."""
 
 _MAX_NESTING = 600
-_LISTS = ("float_data", "int32_data", "int64_data", "double_data", "uint64_data")
 _LOSS = "ONNX's own text syntax does not say everything about this model; .json and .textproto do"
 
 
@@ -119,7 +118,7 @@ def _normal(proto: onnx.ModelProto) -> onnx.ModelProto:
         message = stack.pop()
         if isinstance(message, onnx.TensorProto) and _has_numbers(message):
             message.raw_data = numpy_helper.from_array(numpy_helper.to_array(message)).raw_data
-            for name in _LISTS:
+            for name in strip.LISTS:
                 message.ClearField(name)
         for field, content in message.ListFields():
             if field.message_type is not None:
@@ -132,7 +131,7 @@ def _normal(proto: onnx.ModelProto) -> onnx.ModelProto:
 def _has_numbers(tensor: onnx.TensorProto) -> bool:
     if tensor.data_type == onnx.TensorProto.STRING:
         return False
-    return tensor.HasField("raw_data") or any(getattr(tensor, name) for name in _LISTS)
+    return tensor.HasField("raw_data") or any(getattr(tensor, name) for name in strip.LISTS)
 
 
 def _check_nesting(data: bytes, path: str) -> None:
