@@ -12,7 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.core.context import RunSettings
-from converter.errors import ConverterError, InvalidModelError, UsageError, VerificationError
+from converter.errors import (
+    ConverterError,
+    InvalidModelError,
+    LimitExceededError,
+    UsageError,
+    VerificationError,
+)
 from converter.execution import sandbox
 from converter.execution.runner import materialize
 from converter.execution.session import Session, foreign_errors
@@ -115,6 +121,8 @@ def _make(plain: Path, folder: Path, proof: Proof) -> tuple[Path, str]:
         try:
             _call(_write, plain, target, level, proof.settings, task="writing the .ort file")
             _check(plain, target, proof)
+        except LimitExceededError:
+            raise  # a weaker level does not make it quicker
         except ConverterError as error:
             problems.append(error)
         else:
