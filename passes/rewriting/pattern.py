@@ -104,6 +104,40 @@ class Call:
 Operand = Anything | Missing | Variable | Number | Either | Call
 
 
+def first_operators(pattern: Call) -> frozenset[str]:
+    """Return operators of which at least one is directly below the root of every match."""
+    for operand in pattern.inputs:
+        options = operand.options if isinstance(operand, Either) else (operand,)
+        if all(isinstance(option, Call) for option in options):
+            return frozenset(option.op_type for option in options if isinstance(option, Call))
+    return frozenset()
+
+
+def plausible(pattern: Call, node: ir.Node) -> bool:
+    """Tell quickly whether the operators below a node can be those of a pattern.
+
+    Names, constants and attributes are left to :class:`Matcher`; most nodes fail here already.
+    """
+    values = node.inputs
+    for index, operand in enumerate(pattern.inputs):
+        if isinstance(operand, Call | Either):
+            places = values if pattern.op_type in COMMUTATIVE else values[index : index + 1]
+            if not any(_may_be(operand, value) for value in places):
+                return False
+    return True
+
+
+def _may_be(operand: Operand, value: ir.Value | None) -> bool:
+    if isinstance(operand, Either):
+        return any(_may_be(option, value) for option in operand.options)
+    if not isinstance(operand, Call):
+        return True
+    producer = value.producer() if value is not None else None
+    if producer is None or producer.op_type != operand.op_type:
+        return False
+    return plausible(operand, producer)
+
+
 @cache
 def parse(text: str) -> Call:
     """Read one pattern.
@@ -245,7 +279,9 @@ class Matcher:
         for goals, first in self._enter(self.pattern, root, state):
             found = self._solve(goals, first)
             if found is not None:
-                inner = tuple(n for n in found.taken if n is not root and n not in found.stays)
+                # A pattern may name the same node twice: merging equal ones is another pass.
+                below = dict.fromkeys(n for n in found.taken if n is not root)
+                inner = tuple(n for n in below if n not in found.stays)
                 return Match(root, dict(found.values), dict(found.nodes), inner)
         return None
 

@@ -14,13 +14,27 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from converter.core.graph import label
+from converter.core.graph import constant, label
 from passes.rewriting import sizes
-from passes.rewriting.pattern import Match, Matcher, attribute_value, parse
+from passes.rewriting.pattern import (
+    Match,
+    Matcher,
+    attribute_value,
+    first_operators,
+    parse,
+    plausible,
+)
 from passes.rewriting.work import Applied, Result, Rule, Work
 
 Array = np.ndarray[Any, Any]
 BIGGER = "it would make the file bigger"
+_FLOATS = frozenset(
+    {ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16}
+)
+
+
+class UnfitError(Exception):
+    """Raised by the functions of a rule to leave a match alone; the text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -104,9 +118,13 @@ class Substitution:
         name: Names the count of its uses in the outcome.
         patterns: Texts; see :mod:`passes.rewriting.pattern`.
         rewrite: What comes instead: a tree of new nodes, a value of the model, or a reason.
-        check: A reason to leave a match alone, or None.
+        check: A reason to leave a match alone, "" when the rule is not about it, or None.
         since: Operator set from which on the new nodes exist.
         tolerance: How outputs may differ, for people; "" means bit-equal.
+        dtypes: Element types of the result that it is for; empty means all.
+        shaped: The variable that has the shape of the result: constants of one element must not
+            have more axes, which would enlarge it.
+        extra: Why it is left off unless the user names it in ``fuse:extra=``; "" means on.
     """
 
     name: str
@@ -115,19 +133,29 @@ class Substitution:
     check: Check | None = None
     since: int = 1
     tolerance: str = ""
+    dtypes: frozenset[ir.DataType] = frozenset()
+    shaped: str = ""
+    extra: str = ""
 
     def rule(self) -> Rule:
         """Return the rule for :meth:`Work.sweep`."""
         roots = tuple(dict.fromkeys(parse(text).op_type for text in self.patterns))
-        return Rule(self.name, roots, self.apply, self.tolerance, self.patterns, self.since)
+        below: dict[str, frozenset[str]] = {}
+        for root in roots:
+            needs = [first_operators(p) for p in map(parse, self.patterns) if p.op_type == root]
+            if all(needs):
+                below[root] = frozenset().union(*needs)
+        return Rule(self.name, roots, self.apply, self.tolerance, self.patterns, self.since, below)
 
     def apply(self, node: ir.Node, work: Work) -> Result:
         """Try the patterns on a node; the first that matches decides."""
         farthest = (1, "")
-        version = work.opset(node)
+        version, asked = work.opset(node), work.journal.watches(node)
         for text in self.patterns:
             pattern = parse(text)
             if pattern.op_type != node.op_type:
+                continue
+            if not asked and not plausible(pattern, node):
                 continue
             matcher = Matcher(pattern, version)
             match = matcher.match(node)
@@ -140,18 +168,48 @@ class Substitution:
 
     def _apply(self, found: Found) -> Result:
         match, work = found.match, found.work
-        reason = self.check(found) if self.check is not None else None
-        if reason is None and found.opset < self.since:
-            reason = f"the fused operator needs opset {self.since}; the model has {found.opset}"
-        reason = reason or _obstacle(match, work)
-        if reason is not None:
-            return reason
-        new = self.rewrite(found)
+        try:
+            reason = self._unfit(found)
+            if reason is None and self.check is not None:
+                reason = self.check(found)
+            if reason == "":
+                return None
+            reason = reason or _obstacle(match, work)
+            new = self.rewrite(found) if reason is None else reason
+        except UnfitError as unfit:
+            return str(unfit)
         if new is None or isinstance(new, str):
             return new
         if isinstance(new, ir.Value):
             return work.replace(match.root, new) or "its output cannot be moved"
         return _install(found, new)
+
+    def _unfit(self, found: Found) -> str | None:
+        """Return why the rule is not for this model, whatever was matched."""
+        if self.extra and self.name not in found.work.extra:
+            return f"{self.extra}; fuse:extra={self.name} does it nevertheless"
+        if found.opset < self.since:
+            return f"the fused operator needs opset {self.since}; the model has {found.opset}"
+        if self.dtypes:
+            dtype = found.work.facts.of(found.root.outputs[0]).dtype
+            if dtype is None:
+                return "its element type is not known"
+            if dtype not in self.dtypes:
+                return f"its element type is {dtype.name}"
+        return _enlargement(found, self.shaped) if self.shaped else None
+
+
+def _enlargement(found: Found, shaped: str) -> str | None:
+    """Return why constants of one element could give the result more axes than a value has."""
+    dims = found.dims(shaped)
+    for node in (found.root, *found.match.inner):
+        for value in node.inputs:
+            tensor = constant(value)
+            if tensor is None or value is None or tensor.size != 1 or tensor.dtype not in _FLOATS:
+                continue
+            if len(tensor.shape) > (0 if dims is None else len(dims)):
+                return f"the constant {value.name} may have more axes than {found[shaped].name}"
+    return None
 
 
 def _obstacle(match: Match, work: Work) -> str | None:
