@@ -143,12 +143,12 @@ def test_shared_statistics_are_read_by_both() -> None:
     made = arrays(4, w=weight(4, 4, 1, 1), w2=weight(4, 4, 1, 1), b=weight(4), b2=weight(4))
     model = model_from_text(
         """g (float[N,4,5,5] x) => (float[N,4,5,5] y) {
-            c = Conv (x, w, b) d = BatchNormalization (c, scale, shift, mean, var)
-            e = Conv (d, w2, b2) y = BatchNormalization (e, scale, shift, mean, var) }""",
+            c = Conv (x, w, b) d = BatchNormalization (c, scale, shift, mean, var) r = Relu (d)
+            e = Conv (r, w2, b2) y = BatchNormalization (e, scale, shift, mean, var) }""",
         **made,
     )
     check(Fuse(), model, tolerance=2e-6)
-    assert op_types(model) == ["Conv", "Conv"]
+    assert op_types(model) == ["Conv", "Relu", "Conv"]
     assert set(model.graph.initializers) == {"w", "w2", "b", "b2"}
 
 
