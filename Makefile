@@ -3,6 +3,7 @@
 #   make test    installs what the tests need and runs them all
 # For those who change it:
 #   make lint      ruff, its formatter and mypy
+#   make test-torch  the tests that need PyTorch, in .venv-torch
 #   make bench     the benchmarks of docs/benchmarks.md
 #   make fixtures  trains the bundled models again, with torch in .venv-fixtures
 # Nothing has to be activated. Set PYTHON for another interpreter, JOBS for more test processes.
@@ -15,7 +16,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 OUT := out
 
 .DEFAULT_GOAL := help
-.PHONY: demo test lint bench fixtures clean help
+.PHONY: demo test test-torch lint bench fixtures clean help
 
 help:
 	@sed -n 's/^#   make/make/p' Makefile
@@ -31,6 +32,9 @@ demo: $(VENV)/.ready
 
 test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -n $(JOBS) $(PYTEST_ARGS)
+
+test-torch: .venv-torch/.ready
+	.venv-torch/bin/python -m pytest -n $(JOBS) tests/converter/io/test_import_torch.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-lint
 	$(BIN)/ruff check .
@@ -62,6 +66,13 @@ $(VENV)/.ready-lint: $(BIN)/python pyproject.toml constraints.txt
 	@touch $@ $(VENV)/.ready $(VENV)/.ready-test
 
 # torch first and from its own pin: nothing else may choose its build
+.venv-torch/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	.venv-torch/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	    -e ".[test,torch]"
+	@touch $@
+
 .venv-fixtures/.ready: constraints.txt
 	$(PYTHON) -m venv .venv-fixtures
 	.venv-fixtures/bin/python -m pip install --quiet -c constraints.txt torch
