@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
 from converter.core.graph import constant
+from converter.core.params import Param
 from converter.errors import ConverterError
 from passes.rewriting import sizes
 from passes.rewriting.facts import static
@@ -22,6 +23,7 @@ from passes.rewriting.work import Applied, Result, Rule, Work
 Array = np.ndarray[Any, Any]
 
 MORE_NODES = "the results would be more nodes than those that compute them"
+_NODE_WORTH = 1024  # bytes
 _MOST_RUNS = 64  # bounds the search for the nodes that onnxruntime cannot compute
 _SHARED_FROM = 256
 _MOST_ROUNDS = 8
@@ -32,28 +34,62 @@ class FoldConstants(Rewrite):
     """Compute nodes whose inputs are constants, and shapes that are already certain.
 
     The values come from onnxruntime itself, all of them from one run in a child process. A result
-    replaces its nodes only if the file does not grow and no value is NaN or infinite.
+    replaces its nodes only if the file does not grow by more than is allowed.
+
+    Attributes:
+        largest: Larger constants are made only if the file gets smaller by that.
+        growth: How many bytes the model may grow altogether.
     """
 
     name: ClassVar[str] = "fold_constants"
     summary: ClassVar[str] = "compute what does not depend on inputs, unless the file would grow"
 
+    largest: Annotated[
+        int, Param("most bytes of a constant that makes the file bigger", ge=0, le=1 << 31)
+    ] = 1 << 20
+    growth: Annotated[int, Param("bytes by which the model may grow", ge=0, le=1 << 31)] = 0
+
     def rewrite(self, work: Work) -> None:
         """Replace what is constant by its value."""
-        fold_constants(work)
+        work.saved += self.growth
+        largest = min(self.largest, work.context.settings.limits.fold_bytes)
+        if self.growth:
+            largest = self.largest
+        fold_constants(work, FoldBudget(largest, self.growth))
 
 
-def fold_constants(work: Work) -> None:
+@dataclass(frozen=True)
+class FoldBudget:
+    """What folding may cost.
+
+    Attributes:
+        largest: Bytes of a constant that makes the file bigger.
+        growth: Bytes by which the model may grow.
+    """
+
+    largest: int
+    growth: int = 0
+
+    def allows(self, work: Work, cost: int, nodes: int) -> bool:
+        """Tell whether a result may cost so much: a node that goes is worth up to a kilobyte."""
+        return cost <= min(_NODE_WORTH * nodes + self.growth, max(0, work.saved))
+
+
+def fold_constants(work: Work, budget: FoldBudget | None = None) -> None:
     """Replace what is constant by its value; the body of the pass, used by ``simplify`` too."""
+    budget = budget or FoldBudget(work.context.settings.limits.fold_bytes)
+    refused: set[ir.Node] = set()
     for _ in range(_MOST_ROUNDS):
-        before = work.edits
+        before, known = work.edits, len(refused)
         work.sweep(RULES)
-        found = foldable(work)
-        _commit_all(work, _clusters(work, found), found)
+        found = foldable(work, budget.largest, refused)
+        _commit_all(work, _clusters(work, found), found, budget)
+        refused |= found.refused
         work.finish()
-        if work.edits == before:
+        if work.edits == before and len(refused) == known:
             return
-        work.forget_facts()
+        if work.edits != before:
+            work.forget_facts()
 
 
 # Shape vectors with parts that only the run knows
@@ -67,16 +103,23 @@ def _shape_target(node: ir.Node, work: Work) -> Result:
     if constant(node.inputs[1]) is not None or work.opset(node) < 5:
         return None
     content = work.facts.of(node.inputs[1]).content
-    allow = node.attributes.get("allowzero")
-    if content is None or static(content) is not None or (allow is not None and allow.value):
+    if content is None or static(content) is not None:
         return None
+    allow = node.attributes.get("allowzero")
+    if allow is not None and allow.value and 0 in content:
+        return "its target has a size of 0 beside unknown ones"
     target = target_of(content, work.facts.of(source).dims)
     if target is None:
         return "more than one size of the target is unknown"
-    cost = sizes.new_constant_bytes(8 * len(target), 1, node.inputs[1].name or "")
-    if not work.affords(cost - _cone_bytes(work, node.inputs[1])):
+    return _write_target(node, node.inputs[1], work, target)
+
+
+def _write_target(node: ir.Node, old: ir.Value, work: Work, target: list[int]) -> Result:
+    cost = sizes.new_constant_bytes(8 * len(target), 1, old.name or "")
+    if not work.affords(cost - _cone_bytes(work, old)):
         return BIGGER
-    base = f"{node.inputs[1].name or 'shape'}_constant"
+    base = f"{old.name or 'shape'}_constant"
+    node.attributes.pop("allowzero", None)  # a 0 now means the size of the input
     work.set_input(node, 1, work.new_constant(node, base, np.array(target, np.int64)))
     return Applied()
 
@@ -138,25 +181,29 @@ def _is_front(value: ir.Value, found: Foldable) -> bool:
     return value.is_graph_output() or any(use.node not in found.nodes for use in value.uses())
 
 
-def _commit_all(work: Work, clusters: Sequence[_Cluster], found: Foldable) -> None:
+def _commit_all(
+    work: Work, clusters: Sequence[_Cluster], found: Foldable, budget: FoldBudget
+) -> None:
     """Compute all clusters in as few runs as possible and replace those that pay."""
     wanted: dict[int, list[_Cluster]] = {}
     for cluster in clusters:
-        if _is_too_big(work, cluster, found):
+        if _is_too_big(work, cluster, found, budget):
             _refuse(work, cluster, BIGGER)
+            # Without the nodes that make data larger, what is before them may still pay.
+            found.refused |= found.growing & set(cluster.nodes)
             continue
         wanted.setdefault(work.opset(cluster.nodes[0]), []).append(cluster)
     for opset, group in wanted.items():
         values = _Runs(work, found, {"": opset}).compute(group)
         for cluster in group:
             if all(front in values for front in cluster.fronts):
-                _commit(work, cluster, values)
+                _commit(work, cluster, values, budget)
 
 
-def _is_too_big(work: Work, cluster: _Cluster, found: Foldable) -> bool:
+def _is_too_big(work: Work, cluster: _Cluster, found: Foldable, budget: FoldBudget) -> bool:
     """Tell from the expected sizes that a cluster cannot pay; unknown sizes count nothing."""
     cost = sum(_price(work, front, found.nbytes.get(front, 0), 0) for front in cluster.fronts)
-    return not work.affords(cost - _gain(work, cluster))
+    return not budget.allows(work, cost - _gain(work, cluster), len(cluster.nodes))
 
 
 def _price(work: Work, front: ir.Value, nbytes: int, rank: int) -> int:
@@ -191,17 +238,19 @@ def _refuse(work: Work, cluster: _Cluster, reason: str) -> None:
             work.skip(producer, "fold", reason)
 
 
-def _commit(work: Work, cluster: _Cluster, values: dict[ir.Value, Array]) -> None:
+def _commit(
+    work: Work, cluster: _Cluster, values: dict[ir.Value, Array], budget: FoldBudget
+) -> None:
     problem = next((p for p in (_problem(f, values[f]) for f in cluster.fronts) if p), None)
     arrays = [(front, values[front]) for front in cluster.fronts]
     cost = sum(_price(work, front, array.nbytes, array.ndim) for front, array in arrays)
-    if problem is None and not work.affords(cost - _gain(work, cluster)):
+    growth = cost - _gain(work, cluster)
+    if problem is None and not budget.allows(work, growth, len(cluster.nodes)):
         problem = BIGGER
     if problem is None and _makes_more_nodes(work, cluster):
         problem = MORE_NODES
-    limit = work.context.settings.limits.fold_bytes
-    if problem is None and any(array.nbytes > limit for _, array in arrays):
-        problem = f"its result is larger than {limit} bytes"
+    if problem is None and growth > 0 and any(a.nbytes > budget.largest for _, a in arrays):
+        problem = f"its result is larger than {budget.largest} bytes"
     if problem is not None:
         _refuse(work, cluster, problem)
         return
@@ -236,8 +285,6 @@ def _problem(front: ir.Value, array: Array) -> str | None:
     declared = front.dtype
     if declared is not None and declared.numpy() != array.dtype:
         return f"it computed {array.dtype} instead of {declared.name}"
-    if array.dtype.kind == "f" and not bool(np.isfinite(array).all()):
-        return "its result is not finite"
     return None
 
 

@@ -26,6 +26,7 @@ _FOLLOWED = contents.FOLLOWED | {
 
 _FOLLOWED_TYPES = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
 _LARGEST_INPUT = 64 << 20
+_SLACK = 1024
 _UNKNOWN_SIZE_INPUT = 64 << 10
 _TYPES = frozenset(
     {
@@ -75,11 +76,15 @@ class Foldable:
         nodes: In topological order.
         known: Outputs that follow from shapes alone, by value.
         nbytes: Expected size of outputs; absent where it is not known.
+        growing: Nodes whose outputs are larger than their inputs.
+        refused: Those of them that would make the file bigger.
     """
 
     nodes: dict[ir.Node, None] = field(default_factory=dict)
     known: dict[ir.Value, Array] = field(default_factory=dict)
     nbytes: dict[ir.Value, int] = field(default_factory=dict)
+    growing: set[ir.Node] = field(default_factory=set)
+    refused: set[ir.Node] = field(default_factory=set)
 
     def has(self, value: ir.Value | None) -> bool:
         """Tell whether a value can be computed."""
@@ -87,9 +92,16 @@ class Foldable:
         return producer is not None and producer in self.nodes
 
 
-def foldable(work: Work) -> Foldable:
-    """Return the nodes that can be computed; notes the reasons for those that nearly can."""
+def foldable(work: Work, largest: int, refused: set[ir.Node]) -> Foldable:
+    """Return the nodes that can be computed; notes the reasons for those that nearly can.
+
+    Args:
+        work: The model.
+        largest: Bytes up to which results may be larger than what they are made of.
+        refused: Nodes whose results turned out to be too large for the file.
+    """
     found = Foldable()
+    limits = _Limits(largest, refused)
     sizes: set[ir.Value] = set()
     for node in work.nodes():
         if node.domain not in DEFAULT_DOMAINS or node.op_type == "Constant":
@@ -107,7 +119,7 @@ def foldable(work: Work) -> Foldable:
             found.known[node.outputs[0]] = vector
             found.nbytes[node.outputs[0]] = vector.nbytes
         elif _is_constant_node(node, found):
-            reason = _obstacle(node, work, found)
+            reason = _obstacle(node, work, found, limits)
             if reason is None:
                 found.nodes[node] = None
             else:
@@ -133,7 +145,15 @@ def _is_constant_node(node: ir.Node, found: Foldable) -> bool:
     return all(v is None or constant(v) is not None or found.has(v) for v in node.inputs)
 
 
-def _obstacle(node: ir.Node, work: Work, found: Foldable) -> str | None:
+@dataclass(frozen=True)
+class _Limits:
+    """Sizes up to which results are computed."""
+
+    largest: int
+    refused: set[ir.Node]
+
+
+def _obstacle(node: ir.Node, work: Work, found: Foldable, limits: _Limits) -> str | None:
     """Return why a node with constant inputs is not computed in advance."""
     if node.op_type in _NEVER:
         return _NEVER[node.op_type]
@@ -145,7 +165,7 @@ def _obstacle(node: ir.Node, work: Work, found: Foldable) -> str | None:
         return "it depends on an attribute of the function's call"
     if not node.inputs:
         return "it has no inputs"
-    return _type_obstacle(node, work) or _size_obstacle(node, work, found)
+    return _type_obstacle(node, work) or _size_obstacle(node, work, found, limits)
 
 
 def _type_obstacle(node: ir.Node, work: Work) -> str | None:
@@ -171,7 +191,7 @@ def _division_obstacle(node: ir.Node) -> str | None:
     return None
 
 
-def _size_obstacle(node: ir.Node, work: Work, found: Foldable) -> str | None:
+def _size_obstacle(node: ir.Node, work: Work, found: Foldable, limits: _Limits) -> str | None:
     given = 0
     for value in dict.fromkeys(v for v in node.inputs if v is not None):
         tensor = constant(value)
@@ -187,9 +207,14 @@ def _size_obstacle(node: ir.Node, work: Work, found: Foldable) -> str | None:
         nbytes = _nbytes(known, fact.dtype)
         found.nbytes[output] = nbytes
         total += nbytes
-    if total > work.context.settings.limits.fold_bytes:
+    if total <= given + _SLACK:
+        return None
+    if node in limits.refused:
+        return BIGGER
+    if total > limits.largest:
         return f"its result would have {total} bytes"
-    return BIGGER if total > given + 1024 else None
+    found.growing.add(node)
+    return None
 
 
 def _nbytes(dims: tuple[int, ...], dtype: ir.DataType) -> int:

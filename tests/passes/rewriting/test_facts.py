@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,11 +26,9 @@ def value_of(size: Size, environment: Environment) -> int | None:
         return environment.get(size)
     total = 0
     for monomial, coefficient in size.terms.items():
-        for dim in monomial:
-            if dim not in environment:
-                return None
-            coefficient *= environment[dim]
-        total += coefficient
+        if any(dim not in environment for dim in monomial):
+            return None
+        total += coefficient * math.prod(environment[dim] for dim in monomial)
     return total
 
 
