@@ -9,6 +9,7 @@ from typing import Any
 
 _HOMES = {
     "Cast": "cast",
+    "ConvertOpset": "convert_opset",
     "Deduplicate": "deduplicate",
     "Eliminate": "eliminate",
     "FixShapes": "fix_shapes",

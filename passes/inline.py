@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
@@ -43,18 +44,21 @@ class Inline(Rewrite):
         inline(work)
 
 
-def inline(work: Work, *, only_if_smaller: bool = False) -> None:
+def inline(
+    work: Work, *, only_if_smaller: bool = False, only: Collection[Key] | None = None
+) -> None:
     """Inline calls of model functions; the body of the pass.
 
     Args:
         work: The model; facts and scopes are forgotten when anything was inlined.
         only_if_smaller: Inline a function only where that makes the file no bigger and adds no
             operator set to the model: most often one that is called once, or that is tiny.
+        only: Inline these functions and no others; None: all.
     """
     if not work.model.functions:
         return
     before = work.edits
-    _Inliner(work, only_if_smaller=only_if_smaller).run()
+    _Inliner(work, only_if_smaller=only_if_smaller).run(only)
     if work.edits != before:
         work.__dict__.pop("names", None)
         work.refresh()
@@ -76,12 +80,14 @@ class _Inliner:
         for root in (work.model.graph, *self.owners):
             self._register(root, root)
 
-    def run(self) -> None:
+    def run(self, only: Collection[Key] | None) -> None:
         order, recursive = callers_first(self.functions)
         for key in recursive:
             for call in self.calls[key]:
                 self._skip(call, _RECURSIVE)
         for key in order:
+            if only is not None and key not in only:
+                continue
             had_calls = bool(self.calls[key])
             if had_calls:
                 self._inline_function(key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx_ir as ir
@@ -73,20 +73,38 @@ class Instance:
 def instantiate(call: ir.Node, function: ir.Function, taken: Taken) -> Instance:
     """Copy the body of the function for the call."""
     body = function.graph.clone()
-    nodes, outputs = list(body), list(body.outputs)
-    formals = list(body.inputs)
+    given = [*call.inputs, *[None] * (len(body.inputs) - len(call.inputs))]
+    defaults = {k: a for k, a in function.attributes.items() if a.value is not None}
+    _resolve(list(body), {**defaults, **call.attributes})
+    actuals = dict(zip(body.inputs, given, strict=True))
+    return fit(call, body, actuals, list(body.outputs), taken)
+
+
+def fit(
+    node: ir.Node,
+    body: ir.Graph,
+    actuals: Mapping[ir.Value, ir.Value | None],
+    results: Sequence[ir.Value],
+    taken: Taken,
+) -> Instance:
+    """Take the nodes out of a graph and make them fit the place of a node.
+
+    Args:
+        node: What they replace.
+        body: A graph that nobody else has; it is empty afterwards.
+        actuals: What its inputs stand for.
+        results: What takes the place of the node's outputs.
+        taken: Names in use around the node.
+    """
+    nodes = list(body)
     body.outputs.clear()
     body.remove(nodes)
-    defaults = {k: a for k, a in function.attributes.items() if a.value is not None}
-    _resolve(nodes, {**defaults, **call.attributes})
     _rename(nodes, taken)
-    given = [*call.inputs, *[None] * (len(formals) - len(call.inputs))]
-    actuals = dict(zip(formals, given, strict=True))
     for formal, actual in actuals.items():
         _substitute(formal, actual)
-    results = [actuals.get(value, value) for value in outputs]
-    instance = Instance(nodes, [value for value in results if value is not None])
-    _connect(call, instance, taken)
+    replaced = [actuals.get(value, value) for value in results]
+    instance = Instance(nodes, [value for value in replaced if value is not None])
+    _connect(node, instance, taken)
     return instance
 
 

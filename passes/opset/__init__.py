@@ -1,0 +1,1 @@
+"""Conversion between versions of the default operator set, node by node."""
