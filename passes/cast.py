@@ -15,7 +15,7 @@ from passes.precision.edit import Editor
 from passes.precision.plan import CAST_BYTES, Caution, Losses, Plan, Planner, Settings
 from passes.precision.ranges import Ranges, observe
 from passes.precision.rounding import FORMATS, Format
-from passes.precision.trial import Trial
+from passes.precision.trial import Trial, make_rounding_real
 
 if TYPE_CHECKING:
     from converter.calibration.minmax import MinMax
@@ -137,14 +137,14 @@ class _Work:
         trial = self.model.clone()
         plan, editor = self._edit(trial, caution, observed, final=True)
         skipped += [*plan.skips(), *editor.done.skipped]
-        if not (editor.done.counts["weights_rounded"] or plan.slots):
+        counts = {name: number for name, number in editor.done.counts.items() if number}
+        if not counts:
             return Outcome(modified=False, skipped=tuple(skipped), notes=notes)
-        if _weight(trial) > before:
+        if self.settings.io == "keep" and _weight(trial) > before:
             skipped.append(Skip("model", "the casts would take more bytes than the weights save"))
             return Outcome(modified=False, skipped=tuple(skipped))
         del trial
         self._edit(self.model, caution, observed, final=True, planner=self._planner)
-        counts = {name: number for name, number in editor.done.counts.items() if number}
         counts["nodes_kept"] = len(plan.reasons)
         notes = (*notes, *self._notes(plan))
         return Outcome(modified=True, counts=counts, skipped=tuple(skipped), notes=notes)
@@ -169,6 +169,8 @@ class _Work:
             plan, editor = self._edit(candidate, caution, observed)
             if not plan.slots and not editor.done.counts["weights_rounded"]:
                 return caution, notes
+            if self.settings.to == "float16":
+                make_rounding_real(candidate, plan.results())
             flaw = trial.flaw(candidate)
             if not flaw:
                 return caution, notes

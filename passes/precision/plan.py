@@ -74,6 +74,10 @@ class Plan:
     reasons: dict[ir.Node, str] = field(default_factory=dict)
     untouchable: frozenset[ir.Node] = frozenset()
 
+    def results(self) -> list[ir.Value]:
+        """Return the values that converted nodes give."""
+        return [node.outputs[i] for node, slots in self.slots.items() for i in slots.outputs]
+
     def skips(self) -> Iterator[Skip]:
         """Yield every node that stays, with its reason."""
         for node, reason in self.reasons.items():
