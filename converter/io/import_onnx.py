@@ -85,7 +85,7 @@ def _parse(
     shown = str(path)
     head = handle.read(0, min(handle.nbytes, sniff.HEAD_BYTES))
     sniff.refuse_known(head, shown)
-    form = text.form_of(path) or sniff.text_form(head)
+    form = text.form_in(path, head)
     if form is not None:
         size = min(handle.nbytes, text.MAX_BYTES[form] + 1)
         return text.parse(handle.read(0, size), form, shown), {}

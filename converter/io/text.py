@@ -14,19 +14,39 @@ from google.protobuf.message import Message
 from onnx import numpy_helper
 
 from converter.errors import FormatError, LimitExceededError, UsageError
-from converter.io import strip, suffixes
+from converter.io import sniff, strip, suffixes
 from converter.io.limits import quoted
+from converter.io.text_errors import locate
 
 MAX_BYTES = {"json": 64 << 20, "textproto": 16 << 20, "onnxtxt": 64 << 20}
 """Largest file of each form; protobuf's text form takes a second for three megabytes."""
 
 _MAX_NESTING = 600
+_BINARY = b"\x08"  # the version of the format, which every writer puts first; no text has it
+_REFUSALS = (
+    json_format.ParseError,
+    text_format.ParseError,
+    onnx.parser.ParseError,
+    ValueError,  # also of decoding
+    TypeError,
+    RecursionError,
+    ArithmeticError,  # the parser of ONNX's own syntax lets those of C++ through
+    LookupError,
+    RuntimeError,
+)
 _LOSS = "ONNX's own text syntax does not say everything about this model; .json and .textproto do"
 
 
 def form_of(path: PurePath) -> str | None:
     """Return the text form that a file name asks for, or None for the binary one."""
     return suffixes.TEXT.get(path.suffix.lower())
+
+
+def form_in(path: PurePath, head: bytes) -> str | None:
+    """Return the text form of a file to be read; what is in it counts more than its name."""
+    if head.startswith(_BINARY):
+        return None
+    return sniff.text_form(head) or form_of(path)
 
 
 def parse(data: bytes, form: str, path: str) -> onnx.ModelProto:
@@ -46,18 +66,12 @@ def parse(data: bytes, form: str, path: str) -> onnx.ModelProto:
     _check_nesting(data, path)
     try:
         proto = _PARSERS[form](data.decode("utf-8-sig"))
-    except (
-        UnicodeDecodeError,
-        json_format.ParseError,
-        text_format.ParseError,
-        onnx.parser.ParseError,
-        ValueError,
-        TypeError,
-        RecursionError,
-    ) as error:
-        reason = " ".join(str(error).split())[:300]
+    except _REFUSALS as error:
+        line, reason = locate(error, data)
         raise FormatError(
-            f"the text is no ONNX model: {reason}", where=quoted(path), allowed=_NAMES[form]
+            f"the text is no ONNX model: {reason}",
+            where=quoted(path) + (f", {line}" if line else ""),
+            allowed=_NAMES[form],
         ) from error
     if strip.is_stripped(proto):
         strip.fill(proto)

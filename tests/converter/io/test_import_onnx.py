@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+from google.protobuf import json_format, text_format
 from onnx import TensorProto, helper, numpy_helper
 
 from converter.core.tensors import FileTensor
@@ -273,6 +274,51 @@ def test_broken_text_is_refused(tmp_path, name, content):
     (tmp_path / name).write_bytes(content.encode("utf-8", "surrogateescape"))
     with pytest.raises(ModelError):
         formats.load(tmp_path / name)
+
+
+HEADER = '<ir_version: 8, opset_import: ["" : 17]>\n'
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("m.json", '{"irVersion": 8,\n "graph": {"node": [}]}}', "line 2, column 21"),
+        ("m.json", '{"irVersion": 8,\n "graph": {"noode": []}}', '"noode".*line 2'),
+        ("m.json", "[1, 2]", "m.json"),
+        ("m.textproto", "ir_version: 8\ngraph {\n  noode { }\n}", "line 3, column 3"),
+        ("m.textproto", b"ir_version: 8\n# \xff", "not UTF-8.*line 2"),
+        ("m.onnxtxt", HEADER + "g (float[N] x) => (float[N] y) {\n y = Relu(x\n}", "line 4, col"),
+        ("m.txt", HEADER + f"g (float[{'9' * 30}] x) => (float[N] y) {{ }}", "number is too long"),
+    ],
+)
+def test_broken_text_is_refused_with_the_line(tmp_path, name, content, words):
+    (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ModelError, match=words):
+        formats.load(tmp_path / name)
+
+
+def test_what_is_in_a_file_counts_more_than_its_name(tmp_path):
+    source = write(model_with(weight()), tmp_path / "m.onnx")
+    expected = ir.to_proto(formats.load(source))
+    formats.save(formats.load(source), tmp_path / "m.json")
+    for content in (source, tmp_path / "m.json"):
+        for name in ("a.txt", "a.textproto", "a.json", "a.onnx", "a"):
+            (tmp_path / name).write_bytes(content.read_bytes())
+            assert ir.to_proto(formats.load(tmp_path / name)) == expected, (content, name)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".textproto"])
+def test_external_data_of_texts_is_held_to_the_same_rules(tmp_path, suffix):
+    (tmp_path / "w.bin").write_bytes(WEIGHT.tobytes())
+    proto = model_with(external("w.bin"))
+    render = {".json": json_format.MessageToJson, ".textproto": text_format.MessageToString}
+    (tmp_path / f"m{suffix}").write_text(render[suffix](proto))
+    loaded = formats.load(tmp_path / f"m{suffix}")
+    np.testing.assert_array_equal(loaded.graph.initializers["w"].const_value.numpy(), WEIGHT)
+    proto.graph.initializer[0].external_data[0].value = "../w.bin"
+    (tmp_path / f"m{suffix}").write_text(render[suffix](proto))
+    with pytest.raises(ModelError, match="leaves the folder"):
+        formats.load(tmp_path / f"m{suffix}")
 
 
 def test_unsorted_nodes_are_sorted_with_a_note(tmp_path):
