@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 KEY = META_PREFIX + "provenance"
 _MAX_BYTES = 2000
+_ELLIPSIS = "..."
 _TOOLS = ("onnxpress", "onnx", "onnx-ir", "onnxruntime", "numpy")
 
 
@@ -48,11 +49,27 @@ def digest_files(paths: list[Path]) -> str:
 def stamp(model: ir.Model, record: dict[str, Any]) -> None:
     """Write the record into the model's metadata, replacing an earlier one.
 
-    A recipe too long for the 2 KB is replaced by its digest; the report keeps it in full.
+    A recipe too long for the 2 KB is cut, says so, and has its digest; the report keeps it in full.
     """
-    text = json.dumps(record, sort_keys=True, separators=(",", ":"))
-    if len(text.encode()) > _MAX_BYTES:
-        recipe = str(record.get("recipe", ""))
-        short = {**record, "recipe": f"sha256:{hashlib.sha256(recipe.encode()).hexdigest()}"}
-        text = json.dumps(short, sort_keys=True, separators=(",", ":"))
+    text = _text(record)
+    recipe = str(record.get("recipe", ""))
+    if len(text) > _MAX_BYTES:
+        digest = hashlib.sha256(recipe.encode()).hexdigest()
+        cut = {**record, "recipe": "", "recipe_cut": True, "recipe_sha256": digest}
+        room = _MAX_BYTES - len(_text(cut)) - len(_ELLIPSIS)
+        cut["recipe"] = _fitting(recipe, room) + _ELLIPSIS
+        text = _text(cut)
     model.metadata_props[KEY] = text
+
+
+def _text(record: dict[str, Any]) -> str:
+    return json.dumps(record, sort_keys=True, separators=(",", ":"))  # ASCII: a byte a letter
+
+
+def _fitting(text: str, room: int) -> str:
+    """Return as much of a text as takes so many bytes in JSON."""
+    for index, letter in enumerate(text):
+        room -= len(json.dumps(letter)) - 2
+        if room < 0:
+            return text[:index]
+    return text
