@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import numpy as np
 import onnx
 import onnx_ir as ir
 from exact import apply, check, feed_for
 from onnx import helper
 from onnx.reference import ReferenceEvaluator
+from support import model_from_text
 
 from converter.core.contract import Outcome, Pass
 from converter.core.graph import walk
@@ -16,6 +19,30 @@ PLACES = ("main", "branch", "function")
 TYPES = {"float": np.float32, "float16": np.float16, "double": np.float64}
 TOLERANCES = {"float": 5e-6, "float16": 1e-2, "double": 1e-12}
 """Share of the largest output; float16 keeps three digits and rounds after every node."""
+
+
+def weight(*shape: int) -> np.ndarray:
+    return np.random.default_rng(sum(shape)).standard_normal(shape) / 4
+
+
+@dataclass
+class Case:
+    """A graph from x to y, and the operators that should remain."""
+
+    shape: str
+    body: str
+    after: list[str]
+    constants: dict[str, np.ndarray] = field(default_factory=dict)
+    opset: int = 17
+    # In a function nothing is known of the shapes, so some rules have nothing to go by.
+    needs_shapes: bool = False
+
+    def model(self, kind: str) -> ir.Model:
+        text = f"g ({kind}[{self.shape}] x) => ({kind} y) {{ {self.body} }}"
+        made = {name: np.asarray(a).astype(TYPES[kind]) for name, a in self.constants.items()}
+        model = model_from_text(text, opset=self.opset, **made)
+        model.graph.outputs[0].shape = None
+        return model
 
 
 def place(model: ir.Model, where: str) -> ir.Model:

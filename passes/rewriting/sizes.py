@@ -5,7 +5,7 @@ Removed things are counted low and added things high; the difference is a safe b
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -42,3 +42,23 @@ def constant_bytes(tensor: ir.TensorProtocol, name: str | None) -> int:
 def new_constant_bytes(nbytes: int, rank: int, name: str) -> int:
     """Return at least the bytes that a new initializer takes; it needs no value info."""
     return nbytes + len(name) + 16 + 6 * rank
+
+
+def text_bytes(text: str | None) -> int:
+    """Return at least the bytes of a text with its tag."""
+    length = len((text or "").encode())
+    return length + _FIELD + 2 * (length > 127)
+
+
+def attribute_bytes(name: str, value: Any) -> int:
+    """Return at least the bytes of a new attribute."""
+    items = value if isinstance(value, list | tuple) else [value]
+    return 4 + 3 + text_bytes(name) + sum(_item_bytes(item) for item in items)
+
+
+def _item_bytes(item: Any) -> int:
+    if isinstance(item, str):
+        return text_bytes(item)
+    if isinstance(item, float):
+        return 5
+    return 11 if int(item) < 0 else 2 + int(item).bit_length() // 7

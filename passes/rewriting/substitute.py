@@ -291,23 +291,31 @@ def _cost(found: Found, nodes: list[New], constants: list[Array | ir.TensorProto
     read = dict.fromkeys(v for node in old for v in node.inputs if v is not None)
     gain = sum(sizes.node_bytes(node) for node in old)
     gain += sum(work.constant_saving(v, old) for v in read if id(v) not in kept)
-    cost = sum(_node_cost(node) for node in nodes)
+    cost = sum(_node_cost(node, found) for node in nodes)
     for item in constants:
         rank = item.ndim if isinstance(item, np.ndarray) else len(item.shape)
         cost += sizes.new_constant_bytes(item.nbytes, rank, _base(found))
         if work.wants_nodes(match.root):
             cost += sizes.CONSTANT_NODE_BYTES
-    return cost - gain
+    return cost + _moved(match.root) - gain
 
 
-def _node_cost(new: New) -> int:
-    names = sum(len(v.name or "") if isinstance(v, ir.Value) else 24 for v in new.inputs)
-    attributes = sum(len(k) + 12 + 10 * _length(v) for k, v in new.attributes.items())
-    return 16 + len(new.op_type) + names + 2 * len(new.inputs) + attributes
+def _node_cost(new: New, found: Found) -> int:
+    """Return at least the bytes of a new node; its output gets a name that may be a bit longer."""
+    cost = 6 + sizes.text_bytes(new.op_type) + sizes.text_bytes(_base(found))
+    for item in new.inputs:
+        name = item.name if isinstance(item, ir.Value) else _base(found)
+        cost += sizes.text_bytes(name) if item is not None else 2
+    return cost + sum(sizes.attribute_bytes(k, v) for k, v in new.attributes.items())
 
 
-def _length(value: Any) -> int:
-    return len(value) if isinstance(value, list | tuple | str) else 1
+def _moved(root: ir.Node) -> int:
+    """Return the bytes of what the first new node takes over from the root."""
+    moved = sizes.text_bytes(root.name) if root.name else 0
+    moved += sizes.text_bytes(root.doc_string) if root.doc_string else 0
+    pairs = root.metadata_props.items()
+    moved += sum(4 + sizes.text_bytes(k) + sizes.text_bytes(v) for k, v in pairs)
+    return moved - len("_constant")
 
 
 def _base(found: Found) -> str:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import numpy as np
-import onnx_ir as ir
 import pytest
 from exact import apply, check
-from placed import PLACES, TYPES, check_typed, nodes, place
+from placed import PLACES, TYPES, Case, check_typed, nodes, place, weight
 from support import model_from_text, op_types
 
 from passes import Fuse
 
-RNG = np.random.default_rng(11)
 CHANNELS = np.array([0.5, 2.0, -1.5, 0.75, 1.25, 3.0])
 NORM = {
     "ns": np.array([0.5, 2.0, 1.5, 0.75]),
@@ -21,30 +17,6 @@ NORM = {
     "nm": np.array([0.2, 0.1, -0.3, 0.5]),
     "nv": np.array([0.5, 2.0, 1.5, 0.75]),
 }
-
-
-def weight(*shape: int) -> np.ndarray:
-    return np.random.default_rng(sum(shape)).standard_normal(shape) / 4
-
-
-@dataclass
-class Case:
-    """A graph from x to y, and the operators that should remain."""
-
-    shape: str
-    body: str
-    after: list[str]
-    constants: dict[str, np.ndarray] = field(default_factory=dict)
-    opset: int = 17
-    # In a function nothing is known of the shapes, so some rules have nothing to go by.
-    needs_shapes: bool = False
-
-    def model(self, kind: str) -> ir.Model:
-        text = f"g ({kind}[{self.shape}] x) => ({kind} y) {{ {self.body} }}"
-        made = {name: np.asarray(a).astype(TYPES[kind]) for name, a in self.constants.items()}
-        model = model_from_text(text, opset=self.opset, **made)
-        model.graph.outputs[0].shape = None
-        return model
 
 
 CONV = {"w": weight(6, 4, 3, 3)}
