@@ -24,7 +24,7 @@ def make_rounding_real(model: ir.Model, values: Iterable[ir.Value]) -> None:
     """Let onnxruntime's CPU provider round where other hardware does; for trials only.
 
     It computes most operators in float32 and drops the casts between two of them, so that neither
-    rounding nor overflow shows. Max has a float16 kernel, and two in a row are not drawn to float32.
+    rounding nor overflow shows. Max has a float16 kernel, and two in a row stay in float16.
     """
     names = g.Names(model)
     for value in values:
