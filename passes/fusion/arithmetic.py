@@ -19,6 +19,9 @@ _MOST_CANCELLED = 4.0
 _EXPONENTS = {2: 10, 4: 64, 8: 512}  # by bytes: beyond 2 to these powers values may get lost
 
 
+_Form = Callable[[Array, Array], Array]
+
+
 @dataclass(frozen=True)
 class _Merge:
     """Two operators with constants ``A`` (inner) and ``B`` (outer) as one.
@@ -26,7 +29,7 @@ class _Merge:
     Attributes:
         pattern: What is replaced.
         op_type: The operator that remains; a constant stands before ``x`` where ``first``.
-        constant: The constant that remains.
+        constant: The constant that remains; None: ``A``.
         products: The constants are factors, not terms.
         first: The constant is the first operand.
         integers: It holds for integers, which wrap around.
@@ -34,7 +37,7 @@ class _Merge:
 
     pattern: str
     op_type: str
-    constant: Callable[[Array, Array], Array]
+    constant: _Form | None
     products: bool = False
     first: bool = False
     integers: bool = True
@@ -76,14 +79,14 @@ _SIGNS = (
     _Merge("Mul(Neg(x), A)", "Mul", _negative),
     _Merge("Div(Neg(x), A)", "Div", _negative, integers=False),
     _Merge("Div(A, Neg(x))", "Div", _negative, first=True, integers=False),
-    _Merge("Add(Neg(x), A)", "Sub", lambda a, _: a, first=True),
-    _Merge("Sub(A, Neg(x))", "Add", lambda a, _: a),
+    _Merge("Add(Neg(x), A)", "Sub", None, first=True),
+    _Merge("Sub(A, Neg(x))", "Add", None),
 )
 
 
 def _rewrite(merge: _Merge) -> Callable[[Found], New | str]:
     def rewrite(found: Found) -> New | str:
-        merged = _merged(found, merge)
+        merged = found["A"] if merge.constant is None else _merged(found, merge)
         if isinstance(merged, str):
             return merged
         pair = (merged, found["x"]) if merge.first else (found["x"], merged)
@@ -95,14 +98,14 @@ def _rewrite(merge: _Merge) -> Callable[[Found], New | str]:
 def _merged(found: Found, merge: _Merge) -> Array | str:
     """Return the one constant, or why there has to be more than one."""
     reason = _obstacle(found, integers=merge.integers)
-    if reason:
+    if reason or merge.constant is None:
         return reason
     a = found.array("A")
     b = found.array("B") if "B" in found else None
     if a.dtype.kind in "iu":
         with np.errstate(over="ignore"):
             return np.asarray(merge.constant(a, a if b is None else b)).astype(a.dtype)
-    return _rounded(merge, a, b)
+    return _rounded(merge, merge.constant, a, b)
 
 
 def _obstacle(found: Found, *, integers: bool) -> str:
@@ -117,11 +120,11 @@ def _obstacle(found: Found, *, integers: bool) -> str:
     return ""
 
 
-def _rounded(merge: _Merge, a: Array, b: Array | None) -> Array | str:
+def _rounded(merge: _Merge, form: _Form, a: Array, b: Array | None) -> Array | str:
     wide_a = a.astype(np.float64)
     wide_b = wide_a if b is None else b.astype(np.float64)
     with np.errstate(all="ignore"):
-        exact = np.asarray(merge.constant(wide_a, wide_b))
+        exact = np.asarray(form(wide_a, wide_b))
         rounded = exact.astype(a.dtype)
     if not (np.isfinite(rounded).all() and np.isfinite(wide_a).all() and np.isfinite(wide_b).all()):
         return "the constants do not fit one"

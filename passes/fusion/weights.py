@@ -243,9 +243,9 @@ def _cost(work: Work, layer: Layer, node: ir.Node, bias: Array) -> int:
 
 def constant_cost(work: Work, user: ir.Node, data: Array, name: str) -> int:
     """Return at least the bytes that a new constant for ``user`` takes."""
-    if work.wants_nodes(user):
-        return sizes.CONSTANT_NODE_BYTES + len(name) + 2 * data.ndim + data.nbytes
-    return sizes.new_constant_bytes(data.nbytes, data.ndim, name)
+    nodes = work.wants_nodes(user)
+    bytes_of = sizes.new_constant_node_bytes if nodes else sizes.new_constant_bytes
+    return bytes_of(data.nbytes, data.ndim, name)
 
 
 def _is_own(value: ir.Value) -> bool:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 CONSTANT_NODE_BYTES = 40
 """What a Constant node takes beside its tensor and the name of its output."""
 
+_SHORT = 120  # bytes that a tensor may have for its length to take one byte, and some to spare
 _FIELD = 2  # tag and length of a short protobuf field
 
 
@@ -36,12 +37,30 @@ def node_bytes(node: ir.Node) -> int:
 
 def constant_bytes(tensor: ir.TensorProtocol, name: str | None) -> int:
     """Return at most the bytes that go away with an initializer."""
-    return tensor.nbytes + len(name or "") + 4 * _FIELD + 2 * len(tensor.shape)
+    return _content_bytes(tensor) + len(name or "") + 4 * _FIELD + 2 * len(tensor.shape)
+
+
+def _content_bytes(tensor: ir.TensorProtocol) -> int:
+    """Return at most the bytes of the elements: a list of small integers takes one byte for each."""
+    held = getattr(tensor, "raw", None)
+    listed = getattr(held, "ByteSize", None)
+    if held is None or listed is None or held.HasField("raw_data"):
+        return tensor.nbytes
+    name = len(held.name.encode()) + _FIELD if held.name else 0
+    return max(0, min(tensor.nbytes, listed() - name - 2 * _FIELD - 2 * len(held.dims)))
 
 
 def new_constant_bytes(nbytes: int, rank: int, name: str) -> int:
     """Return at least the bytes that a new initializer takes; it needs no value info."""
+    if 0 < nbytes + len(name) + 8 * rank < _SHORT:
+        return nbytes + len(name) + 4 * _FIELD + 2 * rank  # all lengths and sizes take one byte
     return nbytes + len(name) + 16 + 6 * rank
+
+
+def new_constant_node_bytes(nbytes: int, rank: int, name: str) -> int:
+    """Return at least the bytes of a new Constant node, the tensor of which has no name."""
+    spare = 0 if 0 < nbytes + len(name) + 8 * rank < _SHORT // 2 else 8 + 4 * rank
+    return nbytes + len(name) + 32 + 2 * rank + spare
 
 
 def text_bytes(text: str | None) -> int:

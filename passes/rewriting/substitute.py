@@ -248,7 +248,7 @@ def _install(found: Found, new: New) -> Result:
     if not work.affords(_cost(found, nodes, constants)):
         return BIGGER
     root = match.root
-    value = _make(work, root, new, dict.fromkeys(("name",), root.name))
+    value = _make(found, new)
     producer = value.producer()
     assert producer is not None
     producer.metadata_props.update(root.metadata_props)
@@ -292,11 +292,11 @@ def _cost(found: Found, nodes: list[New], constants: list[Array | ir.TensorProto
     gain = sum(sizes.node_bytes(node) for node in old)
     gain += sum(work.constant_saving(v, old) for v in read if id(v) not in kept)
     cost = sum(_node_cost(node, found) for node in nodes)
+    as_nodes = work.wants_nodes(match.root)
+    bytes_of = sizes.new_constant_node_bytes if as_nodes else sizes.new_constant_bytes
     for item in constants:
         rank = item.ndim if isinstance(item, np.ndarray) else len(item.shape)
-        cost += sizes.new_constant_bytes(item.nbytes, rank, _base(found))
-        if work.wants_nodes(match.root):
-            cost += sizes.CONSTANT_NODE_BYTES
+        cost += bytes_of(item.nbytes, rank, f"{_constant_name(match)}_10")
     return cost + _moved(match.root) - gain
 
 
@@ -315,30 +315,40 @@ def _moved(root: ir.Node) -> int:
     moved += sizes.text_bytes(root.doc_string) if root.doc_string else 0
     pairs = root.metadata_props.items()
     moved += sum(4 + sizes.text_bytes(k) + sizes.text_bytes(v) for k, v in pairs)
-    return moved - len("_constant")
+    return moved - len("_10")
 
 
 def _base(found: Found) -> str:
-    return f"{found.root.outputs[0].name or 'value'}_constant"
+    return f"{found.root.outputs[0].name or 'value'}_10"
 
 
-def _make(work: Work, root: ir.Node, new: New, naming: Mapping[str, str | None]) -> ir.Value:
-    """Make the nodes of a tree before ``root``, operands first, and return the last output."""
+def _constant_name(match: Match) -> str:
+    """Name new constants after an old one, which is what people look for."""
+    for node in (match.root, *match.inner):
+        for value in node.inputs:
+            if value is not None and value.name and constant(value) is not None:
+                return value.name
+    return f"{match.root.outputs[0].name or 'value'}_constant"
+
+
+def _make(found: Found, new: New) -> ir.Value:
+    """Make the nodes of a tree before the root, operands first, and return the last output."""
+    work, root = found.work, found.root
+    base = _constant_name(found.match)
     made: dict[int, ir.Value] = {}
 
     def operand(item: Any) -> ir.Value | None:
         if item is None or isinstance(item, ir.Value):
             return item
         if id(item) not in made:
-            base = f"{root.outputs[0].name or 'value'}"
             if isinstance(item, New):
                 made[id(item)] = node(item, None)
             else:
-                made[id(item)] = work.new_constant(root, f"{base}_constant", item)
+                made[id(item)] = work.new_constant(root, base, item)
         return made[id(item)]
 
     def node(item: New, name: str | None) -> ir.Value:
         inputs = [operand(x) for x in item.inputs]
         return work.new_node(root, item.op_type, inputs, item.attributes, name=name)
 
-    return node(new, naming["name"])
+    return node(new, root.name)
