@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import onnx_ir as ir
 
-from converter.core.graph import is_op
+from converter.core.graph import DEFAULT_DOMAINS, is_op, subgraphs
 from converter.core.tensors import FileTensor, chunks, little_endian
 from passes.rewriting import sizes
 from passes.rewriting.purity import is_repeatable
@@ -185,22 +185,47 @@ def _visible(work: Work, kept: ir.Value, value: ir.Value) -> bool:
 
 
 def _merge_nodes(work: Work) -> None:
-    """Merge equal nodes of one graph in order, so that merged inputs make more nodes equal."""
-    for graph in work.scopes:
-        seen: dict[tuple[Any, ...], ir.Node] = {}
-        for node in graph:
-            if not work.alive(node) or not node.outputs or not is_repeatable(node):
+    """Merge equal nodes in order, so that merged inputs make more nodes equal.
+
+    A node of an inner graph may merge with one that was computed before it in a graph around it.
+    """
+    roots = [graph for graph, scope in work.scopes.items() if not scope.parents]
+    for root in roots:
+        layers: list[Seen] = [{}]
+        # Nodes to come of the graphs that are being walked, outermost first.
+        stack: list[Iterator[ir.Node]] = [iter(list(root))]
+        while stack:
+            node = next(stack[-1], None)
+            if node is None:
+                stack.pop()
+                layers.pop()
                 continue
-            if node.op_type in work.redefined:
+            if not work.alive(node):
                 continue
-            key = _key(node)
-            first = seen.get(key) if key is not None else None
-            if key is None or node not in work.selection:
-                continue
-            if first is None:
-                seen[key] = node
-            elif _merge_node(work, node, first):
-                work.counts["nodes_merged"] += 1
+            _merge_with_seen(work, node, layers)
+            for graph in reversed(list(subgraphs(node))):
+                stack.append(iter(list(graph)))
+                layers.append({})
+
+
+Seen = dict[tuple[Any, ...], ir.Node]
+
+
+def _merge_with_seen(work: Work, node: ir.Node, layers: list[Seen]) -> None:
+    if not node.outputs or not is_repeatable(node) or node.op_type in work.redefined:
+        return
+    if node not in work.selection:
+        return
+    key = _key(node, work)
+    if key is None:
+        return
+    found = (layer.get(key) for layer in reversed(layers))
+    # A node that was seen may have gone since then, with its last user.
+    first = next((n for n in found if n is not None and work.alive(n)), None)
+    if first is None or not _merge_node(work, node, first):
+        layers[-1][key] = node if first is None else layers[-1].get(key, node)
+    else:
+        work.counts["nodes_merged"] += 1
 
 
 def _merge_node(work: Work, node: ir.Node, first: ir.Node) -> bool:
@@ -224,17 +249,41 @@ def _clash(old: ir.Value, new: ir.Value) -> bool:
     return old.is_graph_output() and new.is_graph_output()
 
 
-def _key(node: ir.Node) -> tuple[Any, ...] | None:
+_COMMUTATIVE = frozenset(
+    {"Add", "And", "BitwiseAnd", "BitwiseOr", "BitwiseXor", "Equal", "Mul", "Or", "Xor"}
+)
+"""Operators that give the same bits for operands in either order."""
+_MERGED_BY_CONTENT = frozenset({ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL})
+
+
+def _key(node: ir.Node, work: Work) -> tuple[Any, ...] | None:
     """Return what makes two nodes compute the same; None: too expensive or unclear."""
+    content = _content_key(node, work)
+    if content is not None:
+        return content
     parts: list[Any] = [node.domain, node.op_type, len(node.outputs)]
     parts.append(tuple(bool(output.name) for output in node.outputs))
-    parts.append(tuple(id(value) if value is not None else 0 for value in node.inputs))
+    inputs = [id(value) if value is not None else 0 for value in node.inputs]
+    if node.op_type in _COMMUTATIVE and len(inputs) == 2:
+        inputs.sort()
+    parts.append(tuple(inputs))
     for name, attribute in sorted(node.attributes.items()):
         content = _attribute_key(attribute)
         if content is None:
             return None
         parts.append((name, attribute.type, content))
     return tuple(parts)
+
+
+def _content_key(node: ir.Node, work: Work) -> tuple[Any, ...] | None:
+    """Return the elements of a shape vector: however two nodes come to them, they are equal."""
+    if len(node.outputs) != 1 or node.domain not in DEFAULT_DOMAINS or node.op_type == "Constant":
+        return None
+    fact = work.facts.of(node.outputs[0])
+    if fact.content is None or fact.dims is None or fact.dtype not in _MERGED_BY_CONTENT:
+        return None
+    # An unknown size is one object per expression.
+    return ("content", fact.dtype, len(fact.dims), fact.content)
 
 
 def _attribute_key(attribute: ir.Attr) -> Any:

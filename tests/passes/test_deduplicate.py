@@ -150,3 +150,50 @@ def test_large_constants_of_branches_move_to_one_outside() -> None:
     check(Deduplicate(), model)
     assert not inner.initializers
     assert inner[0].inputs[1] is model.graph.initializers["w"]
+
+
+def test_operands_in_any_order() -> None:
+    model = model_from_text(
+        "g (float[4] x, float[4] z) => (float[4] y) "
+        "{ a = Add (x, z) b = Add (z, x) c = Mul (a, x) d = Mul (x, b) e = Sub (x, z) "
+        "f = Sub (z, x) h = Add (c, d) i = Mul (e, f) y = Add (h, i) }"
+    )
+    check(Deduplicate(), model)
+    assert op_types(model) == ["Add", "Mul", "Sub", "Sub", "Add", "Mul", "Add"]
+
+
+def test_inner_nodes_merge_with_those_computed_before_outside() -> None:
+    model = model_from_text(
+        """g (float[4] x, bool f) => (float[4] y) {
+            a = Exp (x)
+            b = If (f) <then_branch = t () => (float[4] u) { c = Exp (x) u = Neg (c) },
+                        else_branch = e () => (float[4] v) { d = Exp (x) w = Log (a)
+                                                             v = Add (d, w) }>
+            h = Log (a) y = Add (b, h) }"""
+    )
+    check(Deduplicate(), model)
+    branches = [model.graph[1].attributes[n].as_graph() for n in ("then_branch", "else_branch")]
+    assert [[n.op_type for n in g] for g in branches] == [["Neg"], ["Log", "Add"]]
+    assert op_types(model) == ["Exp", "If", "Log", "Add"]
+
+
+def test_equal_sizes_however_computed() -> None:
+    model = model_from_text(
+        """g (float[N,4] x) => (float[A,4] y) {
+            r = Relu (x) s = Shape (x) t = Shape (r) i = Gather (s, zero) j = Gather (t, zero)
+            k = Concat <axis = 0> (i, four) l = Concat <axis = 0> (j, four)
+            m = Expand (x, k) n = Expand (r, l) y = Add (m, n) }""",
+        zero=np.array([0]),
+        four=np.array([4]),
+    )
+    check(Deduplicate(), model)
+    assert op_types(model) == ["Relu", "Shape", "Expand", "Expand", "Add"]
+
+
+def test_sizes_of_two_inputs_are_not_equal() -> None:
+    model = model_from_text(
+        """g (float[N,4] x, float[N,4] z) => (int64[2] y) {
+            s = Shape (x) t = Shape (z) y = Sub (s, t) }"""
+    )
+    check(Deduplicate(), model)
+    assert op_types(model) == ["Shape", "Shape", "Sub"]
