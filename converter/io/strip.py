@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 
 from converter.core.graph import META_PREFIX
 from converter.io.unknown import messages
@@ -43,6 +44,7 @@ _VOCABULARIES = {
 """Attributes of ai.onnx.ml and text operators with words of the training data."""
 
 _LONGEST_TEXT = 256
+_LARGEST_PACKED = 1 << 16
 _SPARSE_CONSTANT = 11  # first operator set with Constant.sparse_value
 _ATTRIBUTE = onnx.AttributeProto
 
@@ -113,7 +115,7 @@ class _Stripper:
         for tensor in tensors:
             if tensor.name in self._needed or not _is_weight(tensor):
                 kept.append(tensor)
-            elif tensor.data_type == onnx.TensorProto.STRING or not tensor.dims:
+            elif not _is_sparsifiable(tensor):
                 _blank(tensor)
                 kept.append(tensor)
             else:
@@ -159,9 +161,11 @@ def _is_weight(tensor: onnx.TensorProto) -> bool:
 
 
 def _is_sparsifiable(tensor: onnx.TensorProto) -> bool:
-    return (
-        _is_weight(tensor) and tensor.data_type != onnx.TensorProto.STRING and len(tensor.dims) > 0
-    )
+    """Tell whether a sparse tensor can stand for a weight, in onnxruntime too."""
+    if not _is_weight(tensor) or tensor.data_type == onnx.TensorProto.STRING or not tensor.dims:
+        return False
+    packed = ir.DataType(tensor.data_type).bitwidth < 8  # onnxruntime takes those dense only
+    return not packed or math.prod(tensor.dims) > _LARGEST_PACKED
 
 
 def _clear(tensor: onnx.TensorProto) -> None:
@@ -176,8 +180,6 @@ def _blank(tensor: onnx.TensorProto) -> None:
     if tensor.data_type == onnx.TensorProto.STRING:
         tensor.string_data.extend([str(i).encode() for i in range(size)])
     else:
-        import onnx_ir as ir
-
         tensor.raw_data = bytes(math.ceil(size * ir.DataType(tensor.data_type).bitwidth / 8))
 
 

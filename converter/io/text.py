@@ -22,6 +22,8 @@ MAX_BYTES = {"json": 64 << 20, "textproto": 16 << 20, "onnxtxt": 64 << 20}
 """Largest file of each form; protobuf's text form takes a second for three megabytes."""
 
 _MAX_NESTING = 600
+_LARGEST_FLOAT = re.compile(r"(?<=[\s:,\[-])3\.4028235[eE]\+38(?=[\s,\]}])")
+_EXACT = "3.4028234663852886e+38"  # protobuf writes the shorter form and refuses to read it
 _BINARY = b"\x08"  # the version of the format, which every writer puts first; no text has it
 _REFUSALS = (
     json_format.ParseError,
@@ -168,8 +170,13 @@ def _check_nesting(data: bytes, path: str) -> None:
 
 def _parse_json(content: str) -> onnx.ModelProto:
     proto = onnx.ModelProto()
-    json_format.Parse(content, proto)
+    json_format.Parse(_LARGEST_FLOAT.sub(_EXACT, content), proto)
     return proto
+
+
+def _render_json(proto: onnx.ModelProto) -> str:
+    rendered = json_format.MessageToJson(proto, preserving_proto_field_name=True)
+    return _LARGEST_FLOAT.sub(_EXACT, rendered)
 
 
 def _parse_textproto(content: str) -> onnx.ModelProto:
@@ -195,7 +202,7 @@ _PARSERS: dict[str, Callable[[str], onnx.ModelProto]] = {
     "onnxtxt": _parse_onnxtxt,
 }
 _RENDERERS: dict[str, Callable[[onnx.ModelProto], str]] = {
-    "json": lambda proto: json_format.MessageToJson(proto, preserving_proto_field_name=True),
+    "json": _render_json,
     "textproto": text_format.MessageToString,
     "onnxtxt": onnx.printer.to_text,
 }

@@ -297,6 +297,15 @@ def test_broken_text_is_refused_with_the_line(tmp_path, name, content, words):
         formats.load(tmp_path / name)
 
 
+def test_the_largest_float_survives_json(tmp_path):
+    extreme = float(np.finfo(np.float32).max)
+    nodes = [helper.make_node("Constant", [], ["y"], value_floats=[-extreme, 1.0, extreme])]
+    source = write(model_with(weight(), nodes=nodes), tmp_path / "m.onnx")
+    formats.save(formats.load(source), tmp_path / "m.json")
+    (node,) = formats.load(tmp_path / "m.json").graph
+    assert list(node.attributes["value_floats"].value) == [-extreme, 1.0, extreme]
+
+
 def test_what_is_in_a_file_counts_more_than_its_name(tmp_path):
     source = write(model_with(weight()), tmp_path / "m.onnx")
     expected = ir.to_proto(formats.load(source))

@@ -149,8 +149,9 @@ def test_a_stripped_model_stays_small_through_passes(tmp_path, source):
 def test_words_trees_and_odd_types(tmp_path):
     """What is no float tensor: vocabularies, lists of attributes, 4-bit numbers, texts, blobs."""
     int4 = helper.make_tensor(
-        "q", TensorProto.INT4, [64, 64], np.zeros(64 * 64, ml_dtypes.int4) + ml_dtypes.int4(3)
+        "q", TensorProto.INT4, [512, 512], np.full(512 * 512, 3, ml_dtypes.int4)
     )
+    small = helper.make_tensor("p", TensorProto.INT4, [64, 64], np.full(64 * 64, 3, ml_dtypes.int4))
     texts = helper.make_tensor("s", TensorProto.STRING, [3], [b"anna", b"berta", b"cleo"])
     nodes = [
         helper.make_node(
@@ -171,7 +172,7 @@ def test_words_trees_and_odd_types(tmp_path):
         "g",
         [],
         [helper.make_tensor_value_info("y", 1, None)],
-        [int4, texts, numpy_helper.from_array(np.float32(1), "qs")],
+        [int4, small, texts, numpy_helper.from_array(np.float32(1), "qs")],
     )
     proto = helper.make_model(graph, ir_version=10)
     strip.strip(proto)
@@ -183,8 +184,10 @@ def test_words_trees_and_odd_types(tmp_path):
     assert len(attributes["values_floats"].floats) == 100
     assert context.attribute[0].s == b""
     (sparse,) = proto.graph.sparse_initializer
-    assert list(sparse.dims) == [64, 64]
+    assert list(sparse.dims) == [512, 512]
     assert sparse.values.data_type == TensorProto.INT4
+    (packed,) = (t for t in proto.graph.initializer if t.name == "p")
+    assert packed.raw_data == bytes(64 * 64 // 2)
     (text,) = (t for t in proto.graph.initializer if t.name == "s")
     assert list(text.string_data) == [b"0", b"1", b"2"]
 
