@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import ml_dtypes
@@ -15,7 +14,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
-from support import obey_interrupts, run
+from support import run
 
 import converter
 from converter.core.tensors import MappedTensor
@@ -344,23 +343,19 @@ def test_a_rename_that_fails_takes_everything_back(tmp_path, source, monkeypatch
     assert {p: p.read_bytes() for p in tmp_path.iterdir()} == before
 
 
-KILLED = """
-import os, signal, sys
-from pathlib import Path
-sys.path.insert(0, {tests!r})
-import test_layouts as t
-from converter.io import atomic, formats
-target, count = Path(sys.argv[1]), int(sys.argv[2])
-publish = atomic.Temporary.publish
-done = []
-def killed(self, path):
-    if len(done) == count:
-        os.kill(os.getpid(), signal.SIGKILL)
-    publish(self, path)
-    done.append(path)
-atomic.Temporary.publish = killed
-formats.save(t.changed(target), target, layout=t.LAYOUTS[sys.argv[3]], in_place=True)
-"""
+def _killed(target: Path, count: int, name: str) -> None:
+    """Save another model and die before the rename with this number."""
+    publish_file = atomic.Temporary.publish
+    done: list[Path] = []
+
+    def publish_or_die(self: atomic.Temporary, path: Path) -> None:
+        if len(done) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        publish_file(self, path)
+        done.append(path)
+
+    atomic.Temporary.publish = publish_or_die  # type: ignore[method-assign]
+    formats.save(changed(target), target, layout=LAYOUTS[name], in_place=True)
 
 
 @pytest.mark.parametrize("name", ["external", "safetensors shards"])
@@ -371,16 +366,11 @@ def test_a_crash_between_the_renames_leaves_the_old_model_whole(tmp_path, source
     before = {p: p.read_bytes() for p in tmp_path.iterdir()}
     expected = run(target, FEED)
     count = min(renames, len(before) - 2)
-    code = KILLED.format(tests=str(Path(__file__).parent))
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(target), str(count), name],
-        env=environment,
-        preexec_fn=obey_interrupts,
-        capture_output=True,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    arguments = (target, count, name)
+    child = multiprocessing.get_context("fork").Process(target=_killed, args=arguments)
+    child.start()
+    child.join(60)
+    assert child.exitcode == -signal.SIGKILL
     after = {p: p.read_bytes() for p in tmp_path.iterdir()}
     assert before.items() <= after.items()
     assert len(after) > len(before)  # new data without a model
@@ -409,3 +399,77 @@ def test_the_limit_of_one_file_counts_what_stays_inside(tmp_path, source, monkey
         formats.save(formats.load(source), tmp_path / "m.onnx", external_data="no")
     saved = formats.save(formats.load(source), tmp_path / "m.onnx", layout=LAYOUTS["shards"])
     assert len(saved.data_paths) == 3
+
+
+# --- every form keeps the rules of writing -----------------------------------------------------
+
+FORMS = {
+    "m.onnx": {},
+    "s.onnx": {"shard_size": 20_000},
+    "t.onnx": {"weights_format": "safetensors"},
+    "m.ort": {},
+    "m.json": {},
+    "m.textproto": {},
+    "m.txt": {"strip_weights": True},
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_no_form_writes_through_a_link_or_over_its_source(tmp_path, source, name):
+    model = converter.load(source)
+    victim = tmp_path / "victim"
+    victim.write_bytes(b"precious")
+    (tmp_path / name).symlink_to(victim)
+    with pytest.raises(UsageError, match="symbolic link"):
+        converter.save(model, tmp_path / name, **FORMS[name])
+    (tmp_path / name).unlink()
+    assert victim.read_bytes() == b"precious"
+    (tmp_path / name).write_bytes(source.read_bytes())
+    with pytest.raises(UsageError, match="the output is the input"):
+        converter.save(converter.load(tmp_path / name), tmp_path / name, **FORMS[name])
+    assert (tmp_path / name).read_bytes() == source.read_bytes()
+    converter.save(converter.load(tmp_path / name), tmp_path / name, in_place=True, **FORMS[name])
+    assert (tmp_path / name).read_bytes() != source.read_bytes() or not FORMS[name]
+    with pytest.raises(UsageError, match="folder does not exist"):
+        converter.save(model, tmp_path / "none" / name, **FORMS[name])
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_a_failing_disk_leaves_the_old_file_and_nothing_else(tmp_path, source, monkeypatch, name):
+    model = converter.load(source)
+    folder = tmp_path / "out"
+    folder.mkdir()
+    (folder / name).write_bytes(b"old")
+    publish_file = atomic.Temporary.finish
+
+    def fail(self: atomic.Temporary) -> None:
+        publish_file(self)
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(atomic.Temporary, "finish", fail)
+    with pytest.raises(WriteError, match="No space left"):
+        converter.save(model, folder / name, **FORMS[name])
+    assert files(folder) == {name}
+    assert (folder / name).read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_convert_recipe_and_save_agree(tmp_path, source, name):
+    """The same choices as arguments of save, arguments of convert, and keys of a recipe."""
+    contents = []
+    choices = {k: str(v) if k == "shard_size" else v for k, v in FORMS[name].items()}
+    lines = [f"{k} = {json.dumps(v)}" for k, v in choices.items()]
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text("\n".join(["version = 1", "[output]", "provenance = false", *lines]))
+    for way in ("save", "convert", "recipe"):
+        folder = tmp_path / way
+        folder.mkdir()
+        if way == "save":
+            converter.save(converter.load(source), folder / name, **FORMS[name])
+        elif way == "convert":
+            settings = {"verify": False, "provenance": False}
+            converter.convert(source, folder / name, **settings, **FORMS[name])
+        else:
+            converter.convert(source, folder / name, recipe=recipe, verify=False)
+        contents.append({p.name: p.read_bytes() for p in folder.iterdir()})
+    assert contents[0] == contents[1] == contents[2]
