@@ -41,13 +41,14 @@ def constant_bytes(tensor: ir.TensorProtocol, name: str | None) -> int:
 
 
 def _content_bytes(tensor: ir.TensorProtocol) -> int:
-    """Return at most the bytes of the elements: a list of small integers takes one byte for each."""
+    """Return at most the bytes of the elements; a list of small integers takes one for each."""
     held = getattr(tensor, "raw", None)
     listed = getattr(held, "ByteSize", None)
     if held is None or listed is None or held.HasField("raw_data"):
         return tensor.nbytes
     name = len(held.name.encode()) + _FIELD if held.name else 0
-    return max(0, min(tensor.nbytes, listed() - name - 2 * _FIELD - 2 * len(held.dims)))
+    size: int = listed() - name - 2 * _FIELD - 2 * len(held.dims)
+    return max(0, min(tensor.nbytes, size))
 
 
 def new_constant_bytes(nbytes: int, rank: int, name: str) -> int:
@@ -80,4 +81,6 @@ def _item_bytes(item: Any) -> int:
         return text_bytes(item)
     if isinstance(item, float):
         return 5
+    if hasattr(item, "nbytes"):
+        return new_constant_bytes(item.nbytes, len(item.shape), "")
     return 11 if int(item) < 0 else 2 + int(item).bit_length() // 7
