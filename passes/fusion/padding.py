@@ -150,10 +150,13 @@ def _install(node: ir.Node, pad: ir.Node, amounts: list[int], work: Work) -> Res
     old = _given(node, len(amounts) // 2)
     pads = [a + b for a, b in zip(_spatial(amounts, len(amounts) // 2), old, strict=True)]
     source = pad.inputs[0]
-    cost = 0 if "pads" in node.attributes else 12 + 4 * len(pads)
-    if node.op_type == "AveragePool" and "count_include_pad" not in node.attributes:
-        cost += 28
-    gain = sizes.node_bytes(pad) + sum(work.constant_saving(v, {pad}) for v in pad.inputs[1:])
+    more = {"pads": pads}
+    if node.op_type == "AveragePool":
+        more["count_include_pad"] = [1]
+    cost = sum(sizes.attribute_bytes(k, v) for k, v in more.items() if k not in node.attributes)
+    listed = pad.attributes.get("pads")
+    gain = sizes.node_bytes(pad) + (0 if listed is None else 2 * len(listed.as_ints()))
+    gain += sum(work.constant_saving(v, {pad}) for v in pad.inputs[1:])
     if source is None or not work.affords(cost - gain):
         return "the numbers of Pad would make the file bigger"
     work.set_input(node, 0, source)

@@ -140,7 +140,7 @@ def test_constants_that_would_spread_stay() -> None:
 
 
 def test_shapes_that_grow_on_the_way_still_do() -> None:
-    made = {"a": np.full((3, 1), 2, np.float32), "b": np.full((2, 1, 4), 3, np.float32)}
+    made = {"a": np.full((3, 1), 2, np.float32), "b": np.full((2, 1, 1), 3, np.float32)}
     model = model_from_text(
         "g (float[N] x) => (float[A,B,C] y) { t = Mul (x, a) y = Mul (t, b) }", **made
     )
