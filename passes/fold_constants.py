@@ -115,10 +115,10 @@ def _shape_target(node: ir.Node, work: Work) -> Result:
 
 
 def _write_target(node: ir.Node, old: ir.Value, work: Work, target: list[int]) -> Result:
-    cost = sizes.new_constant_bytes(8 * len(target), 1, old.name or "")
+    base = f"{old.name or 'shape'}_constant"
+    cost = sizes.new_constant_bytes(8 * len(target), 1, base) + len(base) - len(old.name or "")
     if not work.affords(cost - _cone_bytes(work, old)):
         return BIGGER
-    base = f"{old.name or 'shape'}_constant"
     node.attributes.pop("allowzero", None)  # a 0 now means the size of the input
     work.set_input(node, 1, work.new_constant(node, base, np.array(target, np.int64)))
     return Applied()
