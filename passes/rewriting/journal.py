@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-
+from typing import TYPE_CHECKING
 
 from converter.core.contract import Event, Outcome, Skip
 from converter.core.graph import label
 from converter.core.select import Selection
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -41,8 +40,12 @@ class Journal:
         """Count a use of a rule; ``subject`` is the node's label before its output was renamed."""
         self.counts[rule] += 1
         self._skips.pop((node, rule), None)
-        if self.watched is not None and node in self.watched:
+        if self.watches(node):
             self._events[subject, rule] = FIRED
+
+    def watches(self, node: ir.Node) -> bool:
+        """Tell whether the user asked about the node."""
+        return self.watched is not None and node in self.watched
 
     def skip(self, node: ir.Node, rule: str, reason: str) -> None:
         """Note why an eligible node was left alone; the last reason of a rule counts."""
@@ -55,7 +58,7 @@ class Journal:
 
     def explain(self, node: ir.Node, rule: str, what: str) -> None:
         """Note what a rule did or did not do to a node that the user asked about."""
-        if self.watched is not None and node in self.watched:
+        if self.watches(node):
             key = (label(node), rule)
             if self._events.get(key) != FIRED:
                 self._events[key] = what
