@@ -8,18 +8,17 @@ that it does not know, never sees any of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 from passes.opset import definitions
+from passes.opset.steps import IR_VERSION, UNCHANGED, stepwise
 
 SMALL = 1024
 """Constants of up to so many elements are shown to the converter."""
-UNCHANGED = "unchanged"
 _BODIES = {"If": 1, "Loop": 1, "Scan": 9, "SequenceMap": 17}
 """Operators with inner graphs: since when a newer definition only allows more types."""
-_IR_VERSION = 10
 
 
 @dataclass
@@ -183,7 +182,7 @@ def _convert(
     fragment, typed = _fragment(node, scope, version)
     key = fragment.SerializeToString(deterministic=True)
     if key not in done:
-        done[key] = _through_onnx(fragment, target, typed=typed)
+        done[key] = stepwise(fragment, version, target, typed=typed)
     return done[key]
 
 
@@ -212,7 +211,7 @@ def _fragment(node: Any, scope: _Scope, version: int) -> tuple[Any, bool]:
         typed = False
     graph.node.append(copy)
     opsets = [onnx.helper.make_opsetid("", version)]
-    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION), typed
+    return onnx.helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION), typed
 
 
 def _declare(graph: Any, new: str, name: str, scope: _Scope) -> bool:
@@ -247,64 +246,3 @@ def _size(tensor: Any) -> int:
     for dim in tensor.dims:
         size *= dim
     return size
-
-
-def _through_onnx(fragment: Any, target: int, *, typed: bool) -> bytes | str:
-    import onnx
-    from onnx import version_converter
-
-    op_type = fragment.graph.node[0].op_type
-    refused = f"onnx cannot convert {op_type} to opset {target}"
-    try:
-        converted = version_converter.convert_version(fragment, target)
-    except Exception as error:  # noqa: BLE001 - native code raises whatever it likes
-        return f"{refused}: {_short(error)}"
-    if _is_equal(fragment, converted):
-        return UNCHANGED if definitions.schema(op_type, target) else refused
-    if not typed and not _fits_any_type(op_type, converted):
-        return f"{refused}, because the type of an input is not known"
-    context = onnx.checker.C.CheckerContext()
-    context.ir_version, context.opset_imports = _IR_VERSION, {"": target}
-    try:
-        for node in converted.graph.node:
-            if node.domain or definitions.schema(node.op_type, target) is None:
-                return refused
-            onnx.checker.check_node(node, context)
-    except Exception as error:  # noqa: BLE001 - as above
-        return f"{refused}: {_short(error)}"
-    result: bytes = converted.SerializeToString(deterministic=True)
-    return result
-
-
-def _fits_any_type(op_type: str, converted: Any) -> bool:
-    """Tell whether only attributes became inputs, such as axes, whatever types the others have."""
-    import onnx
-
-    others = [node for node in converted.graph.node if node.op_type != "Constant"]
-    constants = [a.t for n in converted.graph.node for a in n.attribute if a.name == "value"]
-    constants += [t for t in converted.graph.initializer if not t.name.startswith("i")]
-    whole = all(tensor.data_type == onnx.TensorProto.INT64 for tensor in constants)
-    return whole and [node.op_type for node in others] == [op_type]
-
-
-def _short(error: BaseException) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = lines[0].rpartition("Assertion ")[2].replace("`", "")
-    return text if len(text) <= 160 else text[:157] + "..."
-
-
-def _is_equal(before: Any, after: Any) -> bool:
-    """Tell whether the conversion left the node as it was."""
-    if len(after.graph.node) != 1 or len(after.graph.initializer) > len(before.graph.initializer):
-        return False
-    old, new = before.graph.node[0], after.graph.node[0]
-    same = (old.op_type, list(old.input), list(old.output)) == (
-        new.op_type,
-        list(new.input),
-        list(new.output),
-    )
-    return same and _attributes(old) == _attributes(new)
-
-
-def _attributes(node: Any) -> Mapping[str, bytes]:
-    return {a.name: a.SerializeToString(deterministic=True) for a in node.attribute}
