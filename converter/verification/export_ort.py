@@ -21,11 +21,12 @@ from converter.errors import (
 )
 from converter.execution import sandbox
 from converter.execution.runner import materialize
-from converter.execution.session import Session, foreign_errors
+from converter.execution.session import foreign_errors
 from converter.io.atomic import shown, temporary_file
 from converter.io.export_onnx import Saved, check_model_output
+from converter.io.legacy import FREE_INITIALIZERS
 from converter.measure.difference import OutputDifference
-from converter.verification.compare import Work, compare
+from converter.verification.compare import Work, check_interfaces, compare, open_pair
 from converter.verification.exact import summarize
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def save_ort(
             hint="write a .onnx file",
         )
     with tempfile.TemporaryDirectory(prefix="ort-", dir=proof.settings.workspace) as folder:
-        plain = materialize(model, Path(folder))
+        plain = materialize(_with_constants(model), Path(folder))
         made, level = _make(plain, Path(folder), proof)
         nbytes = made.stat().st_size
         with temporary_file(path) as temporary, made.open("rb") as content:
@@ -100,6 +101,15 @@ def save_ort(
                 temporary.file.write(chunk)
             temporary.publish(path)
     return Saved(path, (), nbytes, _notes(onnxruntime.__version__, level, proof))
+
+
+def _with_constants(model: ir.Model) -> ir.Model:
+    """Take initializers off the inputs of old models, where onnxruntime would ask for them."""
+    if model.ir_version >= FREE_INITIALIZERS:
+        return model
+    model = model.clone()
+    model.ir_version = FREE_INITIALIZERS
+    return model
 
 
 def _notes(version: str, level: str, proof: Proof) -> tuple[str, ...]:
@@ -127,7 +137,12 @@ def _make(plain: Path, folder: Path, proof: Proof) -> tuple[Path, str]:
             problems.append(error)
         else:
             return target, level
-    raise problems[-1]
+    last = problems[-1]
+    if isinstance(last, VerificationError):
+        raise last
+    raise InvalidModelError(
+        f"onnxruntime cannot hold the model in a .ort file: {last.what}", hint="write a .onnx file"
+    ) from last
 
 
 def _call(function: Callable[..., Any], *args: Any, task: str) -> Any:
@@ -150,8 +165,7 @@ def _write(source: Path, target: Path, level: str, settings: RunSettings) -> Non
         ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
     except foreign_errors() as error:
         raise InvalidModelError(
-            f"onnxruntime cannot write the model as .ort: {' '.join(str(error).split())[:300]}",
-            hint="write a .onnx file",
+            " ".join(str(error).split())[:300], hint="write a .onnx file"
         ) from error
 
 
@@ -160,7 +174,7 @@ def _check(plain: Path, made: Path, proof: Proof) -> None:
     if not made.is_file():
         raise InvalidModelError("onnxruntime wrote no .ort file", hint="write a .onnx file")
     if proof.samples is None:
-        _call(_open, made, proof.settings, task="opening the .ort file")
+        _call(_open, plain, made, proof.settings, task="opening the .ort file")
         return
     found = sandbox.call(
         _compare,
@@ -178,9 +192,10 @@ def _check(plain: Path, made: Path, proof: Proof) -> None:
         )
 
 
-def _open(path: Path, settings: RunSettings) -> Sequence[str]:
-    session = Session(path, custom_op_library=settings.custom_op_library)
-    return [node.name for node in session.outputs]
+def _open(plain: Path, made: Path, settings: RunSettings) -> Sequence[str]:
+    """Open both, and compare names and types of inputs and outputs."""
+    first, second = open_pair(Work(plain, made, settings))
+    return list(check_interfaces(first, second))
 
 
 def _compare(

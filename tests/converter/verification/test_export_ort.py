@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from support import model_from_text, run
@@ -110,6 +111,29 @@ def test_optimizations_that_change_outputs_are_left_out(tmp_path, source, monkey
     monkeypatch.setattr(export_ort, "_call", call)
     done = converter.convert(source, tmp_path / "m.ort")
     assert any("enable basic" in note for note in done.report.notes)
+
+
+def test_old_models_do_not_ask_for_their_weights(tmp_path, source):
+    """Below IR version 4 every initializer is an input, which onnxruntime would keep as one."""
+    import onnxruntime
+
+    proto = onnx.load(source)
+    proto.ir_version = 3
+    for tensor in proto.graph.initializer:
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, 1, tensor.dims))
+    proto.graph.node[2].input[0] = "z"
+    shape = onnx.numpy_helper.from_array(np.int64([-1, 4]), "shape")
+    shape_info = onnx.helper.make_tensor_value_info("shape", 7, [2])
+    proto.graph.initializer.append(shape)
+    proto.graph.input.append(shape_info)
+    proto.graph.node.insert(2, onnx.helper.make_node("Reshape", ["b", "shape"], ["z"]))
+    del proto.opset_import[:]
+    proto.opset_import.add(version=9)
+    onnx.save(proto, tmp_path / "old.onnx")
+    path = converter.save(converter.load(tmp_path / "old.onnx"), tmp_path / "m.ort")
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [node.name for node in session.get_inputs()] == ["x"]
+    np.testing.assert_allclose(run(path, FEED)["y"], run(source, FEED)["y"], rtol=1e-6)
 
 
 def test_too_large_for_the_format(tmp_path, source, monkeypatch):
