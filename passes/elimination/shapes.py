@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _RANGE_SINCE = 15
-_RANGE_BYTES = 30  # of both attributes
 _TO_THE_END = (1 << 31) - 1
 
 
@@ -93,7 +92,10 @@ def _write(node: ir.Node, work: Work, part: _Part, before: ir.Node) -> Result:
     attributes = {name: n for name, n in (("start", part.start), ("end", part.end)) if n}
     if part.end == 0:
         return None
-    if not work.affords(_RANGE_BYTES - sizes.node_bytes(before)):
+    cost = sum(sizes.attribute_bytes(name, n) for name, n in attributes.items())
+    freed = sizes.node_bytes(before) + len(node.op_type) - len("Shape")
+    freed += sum(len(value.name or "") for value in node.inputs[1:] if value is not None)
+    if not work.affords(cost - freed):
         return "the longer Shape would make the file bigger"
     return stand_in(node, work, [part.value], attributes, op_type="Shape")
 
