@@ -404,7 +404,8 @@ class Work:
             matching = index.get(node.op_type)
             if node.op_type in self.redefined:
                 continue
-            if matching is not None and node in self.selection:
+            # Dead nodes are left to the rule that removes them: replacing one frees what it reads.
+            if matching is not None and node in self.selection and _is_read(node):
                 self._try(node, matching)
         self.finish()
 
@@ -454,6 +455,10 @@ def _makers(node: ir.Node) -> set[str]:
     """Return the operators whose outputs the node reads."""
     producers = (value.producer() for value in node.inputs if value is not None)
     return {producer.op_type for producer in producers if producer is not None}
+
+
+def _is_read(node: ir.Node) -> bool:
+    return any(output.uses() or output.is_graph_output() for output in node.outputs)
 
 
 def is_unused_initializer(value: ir.Value) -> bool:

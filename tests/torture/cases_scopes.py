@@ -242,6 +242,11 @@ CASES = {
     "dead_branch_of_the_graph": Case(
         "g (float[4] x) => (float[4] y) { a = Exp (x) b = Neg (a) y = Relu (x) }"
     ),
+    "dead_bias_of_a_layer": Case(
+        """g (float[1,2,4,4] x) => (float[1,2,4,4] y)
+        { c = Conv (x, w) d = Add (c, b) e = BatchNormalization (d, s, s, s, s) y = Relu (x) }""",
+        arrays={"w": rand(4, 2, 3, 3), "b": rand(1, 4, 1, 1), "s": np.ones(4, np.float32)},
+    ),
     "name_looks_generated": Case(
         """g (float[4] x) => (float[4] y) <float two = {2.0}, float three = {3.0}>
         { y_constant = Neg (x) v0 = Mul (two, three) node_Constant_0 = Mul (y_constant, v0)
