@@ -97,7 +97,7 @@ class Subject:
         copy = self.path.with_name("copied.onnx")
         self.nbytes = _write(self.model, copy)
         self.nodes = count_nodes(copy)
-        self.valid = _is_valid(copy)
+        self.valid = is_valid(copy)
 
 
 def _noisy_outputs(path: Path) -> set[int]:
@@ -160,7 +160,8 @@ def _count(nodes: Any) -> int:
     return len(nodes) + sum(_count(graph.node) for node in nodes for graph in _graphs(node))
 
 
-def _is_valid(path: Path) -> bool:
+def is_valid(path: Path) -> bool:
+    """Tell whether onnx.checker accepts a file."""
     try:
         onnx.checker.check_model(str(path))
     except Exception:
@@ -229,10 +230,10 @@ def judge(
         found.append(f"grew from {given.nbytes} to {nbytes} bytes")
     if not bigger and (nodes := count_nodes(target)) > given.nodes:
         found.append(f"grew from {given.nodes} to {nodes} nodes")
-    if given.valid and not _is_valid(target):
+    if given.valid and not is_valid(target):
         found.append(f"onnx.checker: {_complaint_of_checker(target)}")
     if given.expected is not None:
-        found += _compare(given, target, tolerance, loaded_optimized=loaded_optimized)
+        found += compare_file(given, target, tolerance, loaded_optimized=loaded_optimized)
     return [f"{text}: {complaint}" for complaint in found]
 
 
@@ -244,9 +245,10 @@ def _complaint_of_checker(path: Path) -> str:
     return "valid"
 
 
-def _compare(
-    given: Subject, target: Path, tolerance: float, *, loaded_optimized: bool
+def compare_file(
+    given: Subject, target: Path, tolerance: float, *, loaded_optimized: bool = False
 ) -> list[str]:
+    """Run a file on the feeds of the original; returns what differs."""
     assert given.expected is not None
     try:
         actual = run_file(target, given.feeds)
