@@ -77,7 +77,7 @@ def convert(model: ir.Model, target: int, context: Context) -> Conversion:
     if reasons:
         return Conversion(reasons)
     _set_versions(draft, target)
-    _take_over(model, draft)
+    take_over(model, draft)
     return Conversion(converted=converted, inlined=inlined)
 
 
@@ -152,7 +152,7 @@ def _set_versions(model: ir.Model, target: int) -> None:
     model.ir_version = max(model.ir_version, least_ir_version(target))
 
 
-def _take_over(model: ir.Model, draft: ir.Model) -> None:
+def take_over(model: ir.Model, draft: ir.Model) -> None:
     """Give the model the content of the draft."""
     meta = dict(model.graph.meta)
     model.graph = draft.graph

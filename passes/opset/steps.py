@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 UNCHANGED = "unchanged"
 IR_VERSION = 10
+_NO_WAY_BACK = {"GridSample": 20}
+"""Where the converter of onnx says that nothing changes, and is wrong."""
 
 
 def stepwise(fragment: Any, version: int, target: int, *, typed: bool) -> bytes | str:
@@ -26,6 +28,9 @@ def stepwise(fragment: Any, version: int, target: int, *, typed: bool) -> bytes 
     Returns:
         A model, or why there is none, or :data:`UNCHANGED`.
     """
+    op_type = fragment.graph.node[0].op_type
+    if target < _NO_WAY_BACK.get(op_type, 0) <= version:
+        return f"{op_type} names its modes in another way before opset {_NO_WAY_BACK[op_type]}"
     result = _through_onnx(fragment, target, typed=typed)
     if isinstance(result, bytes) or result == UNCHANGED:
         return result
@@ -120,13 +125,13 @@ def _through_onnx(fragment: Any, target: int, *, typed: bool) -> bytes | str:
         converted = version_converter.convert_version(fragment, target)
     except Exception as error:  # noqa: BLE001 - native code raises whatever it likes
         return f"{refused}: {_short(error)}"
-    if _is_equal(fragment, converted):
-        return UNCHANGED if definitions.schema(op_type, target) else refused
-    if not typed and not _fits_any_type(op_type, converted):
-        return f"{refused}, because the type of an input is not known"
     wrong = _broken(converted, target)
     if wrong:
         return f"{refused}: {wrong}"
+    if _is_equal(fragment, converted):
+        return UNCHANGED
+    if not typed and not _fits_any_type(op_type, converted):
+        return f"{refused}, because the type of an input is not known"
     converted.ir_version = IR_VERSION
     result: bytes = converted.SerializeToString(deterministic=True)
     return result
