@@ -231,3 +231,46 @@ def test_a_time_limit_stops_with_its_own_words(tmp_path: Path) -> None:
     done = convert(MODEL, "out.onnx", "--time-limit", 0.2, cwd=tmp_path)
     refused(done, 3, "time limit")
     assert left_behind(tmp_path) == []
+
+
+FORMS = {
+    "shards.onnx": ["--shard-size", "100KB"],
+    "container.onnx": ["--weights-format", "safetensors"],
+    "runtime.ort": [],
+    "whole.json": [],
+    "graph.onnxtxt": ["--strip-weights"],
+}
+
+
+@pytest.mark.parametrize("name", FORMS)
+def test_forms(tmp_path: Path, name: str) -> None:
+    done = convert(MODEL, tmp_path / name, *FORMS[name], "--no-verify", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    target = report["target"]
+    names = [target["file"], *target["external_files"]]
+    assert sorted(names) == left_behind(tmp_path)
+    assert target["bytes"] == sum((tmp_path / n).stat().st_size for n in names)
+    beside = {"shards.onnx": ".data", "container.onnx": ".safetensors"}.get(name)
+    assert all(n.endswith(str(beside)) for n in target["external_files"])
+    assert bool(target["external_files"]) == bool(beside)
+    notes = " ".join(report["notes"])
+    assert ("nothing was verified after stripping" in notes) == (name == "graph.onnxtxt")
+    assert ("bound to onnxruntime" in notes) == (name == "runtime.ort")
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("out.tflite", [], "not written"),
+        ("out.json", ["--weights-format", "safetensors"], "one file"),
+        ("out.onnx", ["--shard-size", "lots"], "2GB"),
+        ("out.ort", ["--strip-weights"], "without its weights"),
+        ("out.onnx", ["--shard-size", "1MB", "--external-data", "no"], "switched off"),
+    ],
+)
+def test_forms_that_make_no_sense(
+    tmp_path: Path, name: str, options: list[str], words: str
+) -> None:
+    refused(convert(MODEL, tmp_path / name, *options), 2, words)
+    assert left_behind(tmp_path) == []
