@@ -133,6 +133,9 @@ class _Work:
         """Find the least caution with which the model works, and convert it."""
         observed = self._observe()
         caution, notes = self._caution(observed)
+        if caution is None:
+            skipped.append(Skip("model", notes[-1]))
+            return Outcome(modified=False, skipped=tuple(skipped), notes=notes)
         before = _weight(self.model)
         trial = self.model.clone()
         plan, editor = self._edit(trial, caution, observed, final=True)
@@ -158,8 +161,12 @@ class _Work:
         found = observe(self.model, values, self.context)
         return {value.name or "": seen for value, seen in found.items()}
 
-    def _caution(self, observed: dict[str, MinMax]) -> tuple[Caution, tuple[str, ...]]:
-        """Try from the boldest plan on; the last one changes nothing but the weights."""
+    def _caution(self, observed: dict[str, MinMax]) -> tuple[Caution | None, tuple[str, ...]]:
+        """Try from the boldest plan on; the last one changes nothing but the weights.
+
+        Returns:
+            The level, None when even the last one breaks the model, and notes.
+        """
         if self.context.dataset is None:
             return Caution.RANGES, ("no data: delicate operators stay in float32",)
         trial = Trial(self.model, self.context, self.settings.sqnr)
@@ -174,8 +181,11 @@ class _Work:
             flaw = trial.flaw(candidate)
             if not flaw:
                 return caution, notes
-            notes = (*notes, f"more was left in float32, since {flaw}")
-        return Caution.STORAGE, notes
+            if caution < Caution.STORAGE:
+                notes = (*notes, f"more was left in float32, since {flaw.text}")
+        assert flaw is not None
+        notes = (*notes, f"with nothing but weights in {self.settings.to}, {flaw.text}")
+        return None if flaw.broken else Caution.STORAGE, notes
 
     def _edit(
         self,

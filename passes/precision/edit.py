@@ -81,7 +81,7 @@ class Editor:
         """Give float32 inputs and outputs of the main graph the new type, where ranges allow it."""
         graph = self.model.graph
         for value in graph.inputs:
-            if value.dtype is not FLOAT:
+            if not _is_float(value):
                 continue
             flaw = g.OVERRIDABLE if value.is_initializer() else ranges.flaw(value)
             if flaw:
@@ -89,7 +89,7 @@ class Editor:
             else:
                 self._convert_input(value)
         for position, value in enumerate(graph.outputs):
-            if value.dtype is not FLOAT:
+            if not _is_float(value):
                 continue
             constant = constant_tensor(value) is not None or value.is_graph_input()
             flaw = "it is a constant or an input" if constant else ranges.flaw(value)
@@ -302,6 +302,11 @@ class Editor:
         g.redirect(value, source)
         graph.remove(node, safe=True)
         self.done.counts["casts_inserted"] -= 1
+
+
+def _is_float(value: ir.Value) -> bool:
+    """Tell whether a port is a float32 tensor, not a sequence of them."""
+    return isinstance(value.type, ir.TensorType) and value.dtype is FLOAT
 
 
 def _feed(places: list[Place], value: ir.Value) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -43,6 +43,18 @@ def make_rounding_real(model: ir.Model, values: Iterable[ir.Value]) -> None:
             use.node.replace_input_with(use.idx, result)
 
 
+class Flaw(NamedTuple):
+    """What is wrong with a converted model.
+
+    Attributes:
+        text: For the report.
+        broken: It must not be written; else it is less exact than asked for.
+    """
+
+    text: str
+    broken: bool
+
+
 class Trial:
     """The outputs of the original on a few batches, to hold converted models against.
 
@@ -61,18 +73,19 @@ class Trial:
         self._feeds = [batch.inputs for batch in batches]
         self._expected = context.run(model, self._feeds) if self._feeds else []
 
-    def flaw(self, candidate: ir.Model) -> str:
-        """Say what is wrong with a converted model; "" when nothing is."""
+    def flaw(self, candidate: ir.Model) -> Flaw | None:
+        """Say what is wrong with a converted model; None when nothing is."""
         if not self._feeds:
-            return ""
+            return None
         try:
             actual = self._context.run(candidate, self._feeds)
         except ConverterError as error:
-            return f"onnxruntime does not run the result: {error.what}"
-        names = self._expected[0].keys()
-        return next(filter(None, (self._output_flaw(name, actual) for name in names)), "")
+            return Flaw(f"onnxruntime does not run the result: {error.what}", broken=True)
+        found = [self._output_flaw(name, actual) for name in self._expected[0]]
+        flaws = sorted((flaw for flaw in found if flaw), key=lambda flaw: not flaw.broken)
+        return flaws[0] if flaws else None
 
-    def _output_flaw(self, name: str, actual: list[dict[str, Array]]) -> str:
+    def _output_flaw(self, name: str, actual: list[dict[str, Array]]) -> Flaw | None:
         signal = error = 0.0
         for old, new in zip(self._expected, actual, strict=True):
             before, after = _plain(old, name), _plain(new, name)
@@ -81,16 +94,18 @@ class Trial:
             if before.shape != after.shape:
                 if self._random:
                     continue
-                return f"output {name!r} changed its shape"
+                return Flaw(f"output {name!r} changed its shape", broken=True)
             finite = np.isfinite(before)
             if not np.isfinite(after[finite]).all():
-                return f"output {name!r} became NaN or infinite"
+                return Flaw(f"output {name!r} became NaN or infinite", broken=True)
             signal += float(np.sum(before[finite] ** 2))
             error += float(np.sum((after[finite] - before[finite]) ** 2))
         if self._random or error == 0.0:
-            return ""
+            return None
         found = 10 * np.log10(signal / error) if signal else -np.inf
-        return f"output {name!r} has {found:.1f} dB" if found < self._least else ""
+        if found >= self._least:
+            return None
+        return Flaw(f"output {name!r} has {found:.1f} dB", broken=False)
 
 
 def _plain(outputs: Mapping[str, Array], name: str) -> Array | None:
