@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from converter.errors import ConverterError, ModelError, UnsupportedOperatorErro
 from converter.io import meta
 from converter.io.limits import LoadLimits
 from converter.io.skeleton import to_skeleton
+from converter.io.torch_explain import explained, short
 from converter.io.torch_program import load_exported
 from converter.io.torch_source import TorchSource, as_source, call_factory, require_torch
 from converter.io.validate import validate
@@ -34,9 +34,6 @@ KEPT = frozenset({"pkg.torch.onnx.name_scopes"})
 """Metadata of the exporter that is worth keeping: where in the module a node comes from."""
 _EXPORTER = ("pkg.torch.", "pkg.onnxscript.")
 _EXPORTER_KEYS = frozenset({"namespace"})
-_NO_FUNCTION = re.compile(r"No ONNX function found for <OpOverload\(op='(?P<op>[^']+)'")
-_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-_DATA_DEPENDENT = ("GuardOnDataDependentSymNode", "UserError", "Unsupported")
 _SCRUBBED = (
     "stack traces, class names and traced expressions of the exporter were left out; they hold "
     "paths of the machine that exported the model"
@@ -95,19 +92,22 @@ def load_torch(value: Any, *, example: Any = None, where: str = "") -> ir.Model:
         program, results = source.model, None
         model: ir.Model = program.model.clone()
     else:
+        _refuse_script(torch, source)
         with _evaluation(source.model):
             results = _run(torch, source)
-            program = _export(torch, source)
+            program = _export(torch, source, results)
         model = program.model
     exported = program.exported_program
     if results is None and exported is not None:
         results = _run(torch, _as_given(exported, source))
+    _name_inputs(model, source)
     _name_outputs(model, source, results)
     recorded = None if results is None else _record(model, exported, source, results)
     notes = [] if recorded else ["the export was not checked: the program has no example inputs"]
+    notes += _fixed(exported)
     if _scrub(model):
         notes.append(_SCRUBBED)
-    validate(to_skeleton(model)[0], LoadLimits())
+    _validate(model)
     model.meta[meta.NOTES] = notes
     if recorded:
         model.meta[meta.EXAMPLE] = recorded
@@ -160,13 +160,36 @@ def _run(torch: Any, source: TorchSource) -> Any:
     except Exception as error:
         # the module is code of the user's own and may raise anything
         raise ModelError(
-            f"the module fails on its example inputs: {type(error).__name__}: {_short(str(error))}",
+            f"the module fails on its example inputs: {type(error).__name__}: {short(str(error))}",
             where=source.where,
             hint="give inputs that model(*args, **kwargs) accepts",
         ) from error
 
 
-def _export(torch: Any, source: TorchSource) -> Any:
+def _refuse_script(torch: Any, source: TorchSource) -> None:
+    if isinstance(source.model, torch.jit.ScriptModule):
+        raise UnsupportedOperatorError(
+            "TorchScript modules cannot be exported: they are compiled already",
+            where=source.where,
+            allowed="an nn.Module in Python",
+            hint="give the module that torch.jit.script or torch.jit.trace was called with",
+        )
+
+
+def _validate(model: ir.Model) -> None:
+    """Hold what the exporter made to the rules for files."""
+    try:
+        validate(to_skeleton(model)[0], LoadLimits())
+    except ModelError as error:
+        error.hint = (
+            error.hint
+            or "this is what PyTorch's exporter made; another opset (the key opset of a "
+            "dict, from 18 on) or element type may avoid it"
+        )
+        raise
+
+
+def _export(torch: Any, source: TorchSource, results: Any) -> Any:
     options: dict[str, Any] = {
         "dynamic_shapes": source.dynamic_shapes,
         "input_names": source.input_names,
@@ -182,7 +205,7 @@ def _export(torch: Any, source: TorchSource) -> Any:
             )
     except Exception as error:
         # the exporter raises whatever it meets, from itself, from sympy, from the module
-        raise _explained(error, source) from error
+        raise explained(error, source, results) from error
 
 
 @contextlib.contextmanager
@@ -202,50 +225,30 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _explained(error: BaseException, source: TorchSource) -> ConverterError:
-    """Say which operator or line stopped the exporter, without its pages of advice."""
-    chain = list(_causes(error))
-    own = next((e for e in chain if isinstance(e, ConverterError)), None)
-    if own is not None:
-        return own
-    missing = sorted({m["op"] for e in chain for m in _NO_FUNCTION.finditer(str(e))})
-    if missing:
-        return UnsupportedOperatorError(
-            f"PyTorch's exporter has no ONNX form of operator {', '.join(missing)}",
-            where=source.where,
-            hint="write that part with other operators, or install a newer torch and onnxscript",
-        )
-    root = next((e for e in reversed(chain) if str(e)), error)
-    words = f"{type(root).__name__}: {_short(str(root))}"
-    if type(root).__name__ in _DATA_DEPENDENT:
-        return UnsupportedOperatorError(
-            f"the model cannot be exported: {words}",
-            where=source.where,
-            hint="decisions that depend on values of tensors need torch.cond or torch.where; "
-            "shapes that differ from the example need dynamic_shapes",
-        )
-    return ModelError(
-        f"the model cannot be exported: {words}",
-        where=source.where,
-        hint="torch.onnx.export(model, args, dynamo=True, report=True) writes all of its report",
-    )
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    seen: set[int] = set()
-    current: BaseException | None = error
-    while current is not None and id(current) not in seen:
-        seen.add(id(current))
-        yield current
-        current = current.__cause__ or current.__context__
-
-
-def _short(text: str, length: int = 400) -> str:
-    flat = " ".join(_COLOURS.sub("", text).split())
-    return flat if len(flat) <= length else flat[:length] + "..."
-
-
 # --- names and examples ---------------------------------------------------------------------------
+
+
+def _name_inputs(model: ir.Model, source: TorchSource) -> None:
+    """Give inputs back the name that the exporter took for an output that is the same tensor."""
+    outputs = {value.name: value for value in model.graph.outputs}
+    taken = {value.name for value in _values(model)}
+    for value in model.graph.inputs if source.input_names is None else ():
+        name = str(value.name).removesuffix("_orig")
+        output = outputs.get(name)
+        if name == value.name or output is None or output is value or f"{name}_output" in taken:
+            continue
+        output.name = f"{name}_output"
+        value.name = name
+
+
+def _fixed(exported: Any) -> list[str]:
+    """Say which arguments are no inputs of the model, because they are no tensors."""
+    if exported is None:
+        return []
+    specs = exported.graph_signature.input_specs
+    given = [spec.arg for spec in specs if getattr(spec.arg, "value", None) is not None]
+    words = ", ".join(f"{arg.name} = {short(repr(arg.value), 40)}" for arg in given)
+    return [f"arguments that are no tensors are fixed in the model: {words}"] if words else []
 
 
 def _name_outputs(model: ir.Model, source: TorchSource, results: Any) -> None:

@@ -197,6 +197,18 @@ def test_outputs_of_a_dict_are_named_after_its_keys() -> None:
     assert [value.name for value in model.graph.inputs] == ["x", "mask_weights"]
 
 
+class Through(torch.nn.Module):
+    def forward(self, x: Any, times: int) -> Any:
+        return x, x * times
+
+
+def test_an_input_that_is_an_output_keeps_its_name() -> None:
+    model = load_torch((Through(), (torch.ones(2), 3)))
+    assert [value.name for value in model.graph.inputs] == ["x"]
+    assert [value.name for value in model.graph.outputs] == ["x_output", "mul"]
+    assert any("fixed in the model: times = 3" in note for note in model.meta[NOTES])
+
+
 def test_weights_are_not_copied() -> None:
     linear = torch.nn.Linear(64, 64, bias=False)
     model = load_torch((linear, (torch.randn(1, 64),)))
@@ -377,6 +389,11 @@ class Branch(torch.nn.Module):
         return x if x.sum() > 0 else x * 2
 
 
+class Number(torch.nn.Module):
+    def forward(self, x: Any) -> Any:
+        return x * 2, 7
+
+
 class Noise(torch.nn.Module):
     def forward(self, x: Any) -> Any:
         return x + torch.randn_like(x)
@@ -397,7 +414,8 @@ class Outside(torch.nn.Module):
     ("module", "kind", "message"),
     [
         (Eigen(), UnsupportedOperatorError, r"operator aten\.linalg_eig"),
-        (Branch(), UnsupportedOperatorError, "data-dependent"),
+        (Branch(), UnsupportedOperatorError, r"data-dependent.*return x if x\.sum\(\) > 0"),
+        (Number(), ModelError, "return tensors only: the module also returns int"),
         (torch.nn.Linear(9, 9), ModelError, "fails on its example inputs"),
     ],
 )
@@ -410,6 +428,12 @@ def test_the_error_names_what_stopped_the_exporter(
     assert caught.value.hint
     assert "\x1b" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
+
+
+def test_torchscript_is_refused() -> None:
+    module = torch.jit.script(torch.nn.Linear(3, 3))  # deprecated, and still around
+    with pytest.raises(UnsupportedOperatorError, match="TorchScript"):
+        load_torch((module, (torch.ones(3, 3),)))
 
 
 def test_random_outputs_are_compared_by_shape() -> None:
