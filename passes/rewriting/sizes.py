@@ -60,7 +60,7 @@ def new_constant_bytes(nbytes: int, rank: int, name: str) -> int:
 
 def new_constant_node_bytes(nbytes: int, rank: int, name: str) -> int:
     """Return at least the bytes of a new Constant node, the tensor of which has no name."""
-    spare = 0 if 0 < nbytes + len(name) + 8 * rank < _SHORT // 2 else 8 + 4 * rank
+    spare = 0 if 0 < nbytes + len(name) + 8 * rank < _SHORT - 40 else 8 + 4 * rank
     return nbytes + len(name) + 32 + 2 * rank + spare
 
 
