@@ -19,6 +19,7 @@ from passes.elimination import (
     transposes,
     views,
 )
+from passes.rewriting import branches
 from passes.rewriting.rewrite import Rewrite
 from passes.rewriting.work import Work
 
@@ -67,5 +68,6 @@ RULES = (
     *pairs.RULES,
     *shapes.RULES,
     *outputs.RULES,
+    *branches.RULES,
 )
 """All rules of ``eliminate``; each keeps every output bit for bit. Cheap ones come first."""

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from converter.core.graph import DEFAULT_DOMAINS, constant
+from converter.core.graph import DEFAULT_DOMAINS, constant, is_op, subgraphs
 from passes.rewriting.symbols import Dim, Size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 __all__ = ["UNKNOWN", "Dim", "Dims", "Fact", "Facts", "Size", "static"]
 _SMALL = 64  # longest vector whose elements are followed
@@ -96,7 +96,7 @@ class Facts:
             if producer is None or constant(current) is not None:
                 known[current] = self._source(current)
                 continue
-            missing = [v for v in producer.inputs if v is not None and v not in known]
+            missing = [v for v in _needed(producer) if v is not None and v not in known]
             if missing:
                 stack.extend(missing)
                 continue
@@ -114,13 +114,27 @@ class Facts:
             dims = tuple(sizes)
         return Fact(value.dtype if isinstance(value.type, ir.TensorType) else None, dims)
 
+    def _either(self, values: tuple[ir.Value, ...]) -> Fact:
+        """Return what holds for each of several values."""
+        facts = [self._known[value] for value in values]
+        first = facts[0]
+        for fact in facts[1:]:
+            first = Fact(
+                first.dtype if first.dtype == fact.dtype else None,
+                _common(first.dims, fact.dims),
+                first.content if first.content == fact.content else None,
+            )
+        return first
+
     def _apply(self, node: ir.Node) -> None:
         from passes.rewriting.question import Question
         from passes.rewriting.shapes import RULES
 
         rule = RULES.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
         facts: tuple[Fact, ...] = ()
-        if rule is not None and not any(a.is_ref() for a in node.attributes.values()):
+        if is_op(node, "If"):
+            facts = tuple(self._either(values) for values in _branches(node))
+        elif rule is not None and not any(a.is_ref() for a in node.attributes.values()):
             inputs = tuple(UNKNOWN if v is None else self._known[v] for v in node.inputs)
             version = self._opsets.get(node.graph, 0) if isinstance(node.graph, ir.Graph) else 0
             facts = rule(Question(node, inputs, version))
@@ -129,6 +143,25 @@ class Facts:
             if fact.dtype is None and isinstance(output.type, ir.TensorType):
                 fact = Fact(output.type.dtype, fact.dims, fact.content)
             self._known[output] = fact
+
+
+def _common(one: Dims | None, other: Dims | None) -> Dims | None:
+    """Return the sizes that two shapes of one rank share."""
+    if one is None or other is None or len(one) != len(other):
+        return None
+    return tuple(a if a == b else Dim() for a, b in zip(one, other, strict=True))
+
+
+def _needed(node: ir.Node) -> Iterable[ir.Value | None]:
+    """Return the values that say something about the node's outputs."""
+    if not is_op(node, "If"):
+        return node.inputs
+    return [value for values in _branches(node) for value in values]
+
+
+def _branches(node: ir.Node) -> Iterable[tuple[ir.Value, ...]]:
+    """Return what the branches of an If give for each output."""
+    return zip(*(graph.outputs for graph in subgraphs(node)), strict=False)
 
 
 def _constant_fact(tensor: ir.TensorProtocol) -> Fact:
