@@ -13,6 +13,7 @@ the original's in onnxruntime with optimizations off; rounding is allowed, as in
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import subprocess
 import sys
@@ -165,20 +166,23 @@ def _judge_all(
 ) -> dict[str, dict[str, Outcome]]:
     from torture.judge import count_nodes, subject
 
+    from converter.errors import ModelError
+
+    original: dict[str, Outcome] = {}
     for name, path in sources.items():
-        own = results.setdefault("original", {})
-        own[name] = Outcome(nodes=count_nodes(path), nbytes=_size(path))
-        with subject(path, _feeds(name, path)) as given:
+        original[name] = Outcome(nodes=count_nodes(path), nbytes=_size(path))
+        for tool, found in results.items():
+            target = _target(folder, tool, name)
+            if found[name].error or not target.is_file():
+                found[name].error = found[name].error or "no file"
+                continue
+            found[name].nodes, found[name].nbytes = count_nodes(target), _size(target)
+        with contextlib.suppress(ModelError), subject(path, _feeds(name, path)) as given:
             for tool, found in results.items():
-                if tool == "original" or found[name].error:
-                    continue
-                target = _target(folder, tool, name)
-                if not target.is_file():
-                    found[name].error = "no file"
-                    continue
-                found[name].nodes, found[name].nbytes = count_nodes(target), _size(target)
-                found[name].broken = tuple(_breaks(path, given, target))
-    return results
+                if not found[name].error:
+                    target = _target(folder, tool, name)
+                    found[name].broken = tuple(_breaks(path, given, target))
+    return {"original": original, **results}
 
 
 def _size(path: Path) -> int:
@@ -230,8 +234,12 @@ def _keeps(before: list[Any], after: list[Any]) -> bool:
 def _ports(path: Path) -> tuple[list[Any], list[Any]]:
     import onnx
 
-    graph = onnx.load(path, load_external_data=False).graph
-    return [_form(value) for value in graph.input], [_form(value) for value in graph.output]
+    proto = onnx.load(path, load_external_data=False)
+    graph = proto.graph
+    # before version 4 of the format constants had to be listed as inputs
+    hidden = {tensor.name for tensor in graph.initializer} if proto.ir_version < 4 else set()
+    inputs = [_form(value) for value in graph.input if value.name not in hidden]
+    return inputs, [_form(value) for value in graph.output]
 
 
 def _form(value: Any) -> tuple[str, int, Any]:

@@ -220,15 +220,26 @@ def _becomes_node(work: Work, front: ir.Value) -> bool:
 def _makes_more_nodes(work: Work, cluster: _Cluster) -> bool:
     """Tell whether the Constant nodes that results become outnumber the nodes that go."""
     made = sum(_becomes_node(work, front) for front in cluster.fronts)
-    return made > len(cluster.nodes)
+    return made > len(_leaving(cluster))
 
 
 def _gain(work: Work, cluster: _Cluster) -> int:
-    """Return the bytes of the cluster's nodes and of the constants that only they read."""
-    nodes = set(cluster.nodes)
-    read = dict.fromkeys(v for node in cluster.nodes for v in node.inputs if v is not None)
+    """Return the bytes of the nodes that go and of the constants that only they read."""
+    nodes = _leaving(cluster)
+    read = dict.fromkeys(v for node in nodes for v in node.inputs if v is not None)
     constants = sum(work.constant_saving(value, nodes) for value in read)
-    return constants + sum(sizes.node_bytes(node) for node in cluster.nodes)
+    return constants + sum(sizes.node_bytes(node) for node in nodes)
+
+
+def _leaving(cluster: _Cluster) -> set[ir.Node]:
+    """Return the nodes that nobody reads once the fronts are constants; dead ones stay."""
+    leaving: set[ir.Node] = set()
+    fronts = set(cluster.fronts)
+    for node in reversed(cluster.nodes):
+        users = [use.node for v in node.outputs if v not in fronts for use in v.uses()]
+        if leaving.issuperset(users) and (users or fronts.intersection(node.outputs)):
+            leaving.add(node)
+    return leaving
 
 
 def _refuse(work: Work, cluster: _Cluster, reason: str) -> None:

@@ -25,6 +25,7 @@ _ABSORBED: dict[str, tuple[str, ...]] = {
     "Round": _WHOLE,
     "Sign": ("Sign",),
 }
+_INPUT_BYTES = 4  # tag and length of a name in a list of inputs, and room for a suffix
 _CLIP_INPUTS_SINCE = 11
 _CLIP_ANY_TYPE_SINCE = 12
 
@@ -119,13 +120,14 @@ def _narrow(node: ir.Node, before: ir.Node, work: Work, limits: _Limits) -> Resu
         return stand_in(node, work, [origin], attributes, op_type="Clip")
     pool = _bounds(node, work) | _bounds(before, work)
     wanted = [n for n in (limits.low, limits.high) if n is not None and n not in pool]
-    cost = sum(sizes.new_constant_bytes(4, 0, "limit") for _ in wanted)
+    name = "limit"
+    cost = sum(sizes.new_constant_bytes(4, 0, name) + len(name) + _INPUT_BYTES for _ in wanted)
     if cost and not work.affords(cost - sizes.node_bytes(before)):
         return "one Clip instead would make the file bigger"
     dtype = work.facts.of(origin).dtype
     assert dtype is not None
     for number in wanted:
-        pool[number] = work.new_constant(node, "limit", np.array(number, dtype.numpy()))
+        pool[number] = work.new_constant(node, name, np.array(number, dtype.numpy()))
     inputs: list[ir.Value | None] = [origin]
     inputs += [None if n is None else pool[n] for n in (limits.low, limits.high)]
     while inputs[-1] is None:

@@ -112,6 +112,9 @@ CASES = {
     "relu_of_clip": Case(
         f"{_F}<float a = {{-2.0}}, float b = {{-1.0}}> {{ p = Clip (x, a, b) y = Relu (p) }}"
     ),
+    "clip_without_min_of_relu": Case(
+        f'{_F}<float a = {{1.0}}> {{ [n] p = Relu (x) [m] y = Clip (p, "", a) }}'
+    ),
     "clip_of_relu": Case(f"{_F}<float a = {{-2.0}}> {{ p = Relu (x) y = Clip (p, a) }}"),
     "cast_half_and_back": _casts(10),
     "cast_double_and_back": _casts(11),

@@ -293,6 +293,11 @@ CASES = {
         """g (float[1,8,2,2] x) => (float[1,8,2,2] y) { a = DepthToSpace <blocksize = 2> (x)
         y = SpaceToDepth <blocksize = 2> (a) }"""
     ),
+    "dead_views_of_a_shape": Case(
+        """g (float[2,50] x) => (float[2,50] y) <int64[2] t = {2, 1}>
+        { [a] s = Shape (x) [b] i = Identity (s) d = Reshape (s, t) e = Shape (d)
+          y = Expand (x, i) }"""
+    ),
     "declared_dims_are_kept": Case(
         "g (float[batch,3] x) => (float[batch_out,3] y) { a = Identity (x) y = Relu (a) }"
     ),
