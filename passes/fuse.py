@@ -10,6 +10,7 @@ from converter.errors import ParameterError
 from passes.fusion import (
     activation,
     arithmetic,
+    attention,
     batch_norm,
     convolution,
     gemm,
@@ -21,7 +22,7 @@ from passes.fusion import (
 from passes.rewriting.rewrite import Rewrite
 from passes.rewriting.work import Work
 
-OPERATORS = (*activation.RULES, *normalization.RULES)
+OPERATORS = (*activation.RULES, *normalization.RULES, *attention.RULES)
 """Patterns of arithmetic that are an operator; before anything takes part of the arithmetic."""
 LAYERS = (
     *batch_norm.RULES,

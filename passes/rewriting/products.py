@@ -27,6 +27,19 @@ def _matmul(q: Question, at: tuple[int, int] = (0, 1), dtype: _T | None = None) 
     return (Fact(dtype, (*outer, *rows, *columns)),)
 
 
+def _attention(q: Question) -> tuple[Fact, ...]:
+    x, v = q.input(0).dims, q.input(2).dims
+    if x is None or v is None or len(x) != len(v):
+        return (Fact(q.input(0).dtype),)
+    if len(x) == 4:
+        return (Fact(q.input(0).dtype, (*x[:3], v[3])),)
+    heads, few = q.integer("q_num_heads"), q.integer("kv_num_heads")
+    width = v[-1]
+    if len(x) != 3 or not heads or not few or not isinstance(width, int) or width % few:
+        return (Fact(q.input(0).dtype),)
+    return (Fact(q.input(0).dtype, (*x[:2], width // few * heads)),)
+
+
 def _gemm(q: Question) -> tuple[Fact, ...]:
     a, b = q.input(0).dims, q.input(1).dims
     dims: Dims | None = None
@@ -293,6 +306,7 @@ RULES: dict[str, Rule] = {
     "Gemm": _gemm,
     "GridSample": _grid_sample,
     "LayerNormalization": _layer_norm,
+    "Attention": _attention,
     "MatMul": _matmul,
     "MatMulInteger": lambda q: _matmul(q, dtype=_T.INT32),
     "NonMaxSuppression": _max_suppression,

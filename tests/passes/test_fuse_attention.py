@@ -1,0 +1,126 @@
+"""``fuse``: attention from products and a softmax, heads in one axis, and what must stay."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from exact import check
+from support import model_from_text, op_types
+
+from passes import Fuse
+
+KIND: dict[str, Any] = {"float": np.float32, "float16": np.float16, "double": np.float64}
+TOLERANCE = {"float": 1e-5, "float16": 5e-3}
+INPUTS = "{0}[N,2,S,4] q, {0}[N,2,S,4] k, {0}[N,2,S,3] v, {0}[S,S] m, {0}[1,1,1,S] row"
+TURN = "t = Transpose <perm = [0, 1, 3, 2]> (k) "
+
+
+def build(body: str, *, dtype: str = "float", opset: int = 23, inputs: str = "") -> ir.Model:
+    numbers = {"scale": 0.5, "root": 2.0, "fourth": 0.5**0.5, "minus": -0.5}
+    words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").split())
+    used = {n: np.array(x, KIND[dtype]) for n, x in numbers.items() if n in words}
+    # Equal names of sizes prove nothing: sizes are taken from one input.
+    text = f"g ({inputs or fixed(dtype)}) => ({dtype} y) {{ {body} }}"
+    model = model_from_text(text, opset=opset, **used)
+    model.graph.outputs[0].shape = None
+    for index, node in enumerate(model.graph):
+        node.name = f"/encoder/layer.0/attention/self/{node.op_type}_{index}"
+    return model
+
+
+def fixed(dtype: str) -> str:
+    return INPUTS.format(dtype).replace("N", "2").replace("S", "5")
+
+
+FUSED = {
+    "plain": TURN + "s = MatMul (q, t) p = Softmax (s) y = MatMul (p, v)",
+    "divided": TURN + "s = MatMul (q, t) a = Div (s, root) p = Softmax (a) y = MatMul (p, v)",
+    "multiplied": TURN + "s = MatMul (q, t) a = Mul (scale, s) p = Softmax (a) y = MatMul (p, v)",
+    "masked": TURN
+    + "s = MatMul (q, t) a = Mul (s, scale) b = Add (a, m) p = Softmax <axis = 3> (b)"
+    " y = MatMul (p, v)",
+    "scaled before": TURN
+    + "z = Mul (q, fourth) u = Mul (t, fourth) s = MatMul (z, u) b = Add (m, s)"
+    " p = Softmax (b) y = MatMul (p, v)",
+    "keys scaled": "z = Mul (q, fourth) u = Mul (k, fourth)"
+    " t = Transpose <perm = [0, 1, 3, 2]> (u) s = MatMul (z, t) p = Softmax (s) y = MatMul (p, v)",
+}
+
+
+@pytest.mark.parametrize("dtype", ["float", "float16"])
+@pytest.mark.parametrize("case", FUSED)
+def test_fuses(case: str, dtype: str) -> None:
+    model = build(FUSED[case], dtype=dtype)
+    check(Fuse(), model, tolerance=TOLERANCE[dtype])
+    assert op_types(model) == ["Attention"]
+    scale = model.graph.node(0).attributes["scale"].as_float()
+    assert scale == pytest.approx(1.0 if case == "plain" else 0.5, rel=1e-3)
+
+
+def test_keys_by_token() -> None:
+    inputs = "float[2,2,5,4] q, float[2,5,2,4] k, float[2,2,5,3] v"
+    body = "t = Transpose <perm = [0, 2, 3, 1]> (k) s = MatMul (q, t) p = Softmax (s)"
+    model = build(body + " y = MatMul (p, v)", inputs=inputs)
+    check(Fuse(), model, tolerance=1e-5)
+    assert op_types(model) == ["Transpose", "Attention"]
+
+
+REST = "p = Softmax (b) y = MatMul (p, v)"
+KEPT = {
+    "another softmax axis": TURN + "b = MatMul (q, t) p = Softmax <axis = 2> (b) y = MatMul (p, v)",
+    "mask by key only": TURN + "s = MatMul (q, t) b = Add (s, row) " + REST,
+    "negative scale": TURN + "s = MatMul (q, t) b = Mul (s, minus) " + REST,
+    "scores are used": TURN
+    + "s = MatMul (q, t) p = Softmax (s) o = MatMul (p, v) z = ReduceMax (s)"
+    " y = Add (o, z)",
+    "keys not turned": "t = Transpose <perm = [0, 1, 2, 3]> (k) u = Transpose <perm = [1, 0, 3, 2]>"
+    " (t) s = MatMul (q, u) p = Softmax (s) y = MatMul (p, v)",
+}
+
+
+@pytest.mark.parametrize("case", KEPT)
+def test_leaves(case: str) -> None:
+    model = build(KEPT[case])
+    check(Fuse(), model, tolerance=1e-5)
+    assert "Attention" not in op_types(model)
+
+
+@pytest.mark.parametrize(("opset", "dtype"), [(22, "float"), (23, "double")])
+def test_leaves_early_operator_sets_and_double(opset: int, dtype: str) -> None:
+    model = build(FUSED["divided"], opset=opset, dtype=dtype)
+    assert not check(Fuse(), model).modified
+
+
+def test_one_head_for_all_is_left() -> None:
+    """MatMul repeats an axis of size 1; Attention does not do it that way."""
+    inputs = "float[2,2,5,4] q, float[2,1,5,4] k, float[2,1,5,3] v"
+    model = build(FUSED["divided"], inputs=inputs)
+    assert not check(Fuse(), model).modified
+
+
+def test_sizes_of_the_same_name_are_not_the_same() -> None:
+    model = build(FUSED["divided"], inputs=INPUTS.format("float"))
+    assert not check(Fuse(), model, free=3).modified
+
+
+HEADS = (
+    "a = Reshape (x, s4) b = Transpose <perm = [0, 2, 1, 3]> (a) c = Reshape (z, s4)"
+    " d = Transpose <perm = [0, 2, 1, 3]> (c) e = Reshape (w, s4)"
+    " f = Transpose <perm = [0, 2, 1, 3]> (e) o = Attention <scale = 0.3> (b, d, f)"
+    " h = Transpose <perm = [0, 2, 1, 3]> (o) y = Reshape (h, s3)"
+)
+
+
+@pytest.mark.parametrize(("dtype", "joined"), [("float", True), ("float16", False)])
+def test_heads_in_one_axis(dtype: str, joined: bool) -> None:
+    text = f"g ({dtype}[N,5,8] x, {dtype}[N,7,8] z, {dtype}[N,7,8] w) => ({dtype} y) {{ {HEADS} }}"
+    shapes = {"s4": np.array([0, 0, 2, 4]), "s3": np.array([0, 0, 8])}
+    model = model_from_text(text, opset=23, **shapes)
+    model.graph.outputs[0].shape = None
+    for index, node in enumerate(model.graph):
+        node.name = f"/encoder/layer.0/attention/self/{node.op_type}_{index}"
+    check(Fuse(), model, tolerance=1e-5)
+    assert (op_types(model) == ["Attention"]) == joined
