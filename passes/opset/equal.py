@@ -32,6 +32,11 @@ _NEW_MEANING = {
 }
 
 
+_WIDER = frozenset({"Max", "Mean", "Min", "PRelu", "Sum"})
+"""Those of them whose newer meaning includes the older one."""
+_LAST_AXIS = frozenset({"Hardmax", "LogSoftmax", "Softmax"})
+
+
 @dataclass(frozen=True)
 class Known:
     """What is known about the inputs of a node.
@@ -83,6 +88,48 @@ def rewritten(node: Any, known: Known, version: int, target: int) -> Any:
         and not (target < _NEGATIVE_AXES <= version and _has_negative_axis(twin))
     )
     return twin if fits else None
+
+
+def changes_meaning(fragment: Any, version: int, target: int) -> bool:
+    """Tell whether a node that looks alike in both versions means something else in one of them."""
+    node = fragment.graph.node[0]
+    low, high = sorted((version, target))
+    if not any(low < first <= high for first in _NEW_MEANING.get(node.op_type, ())):
+        return False
+    if node.op_type in _WIDER and target > version:
+        return False
+    return not (node.op_type in _LAST_AXIS and _is_last_axis(node, fragment.graph.input))
+
+
+def with_positive_axis(fragment: Any) -> Any:
+    """Write a negative axis from the front, since onnx forgets that; None for unknown ranks."""
+    node = fragment.graph.node[0]
+    axes = [attribute for attribute in node.attribute if attribute.name == "axis"]
+    if node.op_type not in _LAST_AXIS or not axes or axes[0].i >= 0:
+        return fragment
+    ranks = [
+        len(info.type.tensor_type.shape.dim)
+        for info in fragment.graph.input
+        if info.name == node.input[0] and info.type.tensor_type.HasField("shape")
+    ]
+    if not ranks:
+        return None
+    twin = type(fragment).FromString(fragment.SerializeToString())
+    for attribute in twin.graph.node[0].attribute:
+        if attribute.name == "axis":
+            attribute.i += ranks[0]
+    return twin
+
+
+def _is_last_axis(node: Any, inputs: Any) -> bool:
+    """On the last axis, coercing a tensor to two axes makes no difference."""
+    axes = [attribute.i for attribute in node.attribute if attribute.name == "axis"]
+    ranks = [
+        len(info.type.tensor_type.shape.dim)
+        for info in inputs
+        if info.name == node.input[0] and info.type.tensor_type.HasField("shape")
+    ]
+    return bool(axes) and (axes[0] == -1 or (bool(ranks) and axes[0] == ranks[0] - 1))
 
 
 def _ports_fit(node: Any, old: Any, new: Any) -> bool:

@@ -5,13 +5,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from passes.opset import definitions
-from passes.opset.equal import Known, rewritten, without_defaults
+from passes.opset.equal import (
+    Known,
+    changes_meaning,
+    rewritten,
+    with_positive_axis,
+    without_defaults,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 UNCHANGED = "unchanged"
 IR_VERSION = 10
+_STAND_INS = {"Hardmax": ("Softmax", 13)}
+"""Operators that onnx forgot, with one that changed in the same way and when."""
 _NO_WAY_BACK = {"GridSample": 20}
 """Where the converter of onnx says that nothing changes, and is wrong."""
 
@@ -31,22 +39,31 @@ def stepwise(fragment: Any, version: int, target: int, *, typed: bool) -> bytes 
     op_type = fragment.graph.node[0].op_type
     if target < _NO_WAY_BACK.get(op_type, 0) <= version:
         return f"{op_type} names its modes in another way before opset {_NO_WAY_BACK[op_type]}"
-    result = _through_onnx(fragment, target, typed=typed)
+    start = with_positive_axis(fragment) if changes_meaning(fragment, version, target) else fragment
+    if start is None:
+        return f"the rank of the input of {op_type} is not known"
+    result = _through_onnx(start, target, typed=typed)
+    if result == UNCHANGED and changes_meaning(start, version, target):
+        return f"onnx does not know that {op_type} means something else in opset {target}"
     if isinstance(result, bytes) or result == UNCHANGED:
         return result
+    return _by_steps(fragment, version, target, typed=typed) or result
+
+
+def _by_steps(fragment: Any, version: int, target: int, *, typed: bool) -> bytes | str:
+    """Go where definitions stay equal, and let onnx do what lies between; "" where stuck."""
     current, at = fragment, version
     while at != target:
         stepped = _equal_step(current, at, target)
         if stepped is None and target < at:
             stepped = _onnx_step(current, at, target, typed=typed)
         if stepped is None:
-            return result
+            return ""
         current, at = stepped
     if _is_equal(fragment, current):
         return UNCHANGED
-    wrong = _broken(current, target)
     data: bytes = current.SerializeToString(deterministic=True)
-    return f"{result}" if wrong else data
+    return "" if _broken(current, target) else data
 
 
 def _only_node(fragment: Any) -> Any:
@@ -122,7 +139,9 @@ def _through_onnx(fragment: Any, target: int, *, typed: bool) -> bytes | str:
     op_type = fragment.graph.node[0].op_type
     refused = f"onnx cannot convert {op_type} to opset {target}"
     try:
-        converted = version_converter.convert_version(fragment, target)
+        converted = _through_stand_in(fragment, target)
+        if converted is None:
+            converted = version_converter.convert_version(fragment, target)
     except Exception as error:  # noqa: BLE001 - native code raises whatever it likes
         return f"{refused}: {_short(error)}"
     wrong = _broken(converted, target)
@@ -135,6 +154,24 @@ def _through_onnx(fragment: Any, target: int, *, typed: bool) -> bytes | str:
     converted.ir_version = IR_VERSION
     result: bytes = converted.SerializeToString(deterministic=True)
     return result
+
+
+def _through_stand_in(fragment: Any, target: int) -> Any:
+    """Convert an operator as another that changed in the same way; None where there is none."""
+    from onnx import version_converter
+
+    node = fragment.graph.node[0]
+    name, first = _STAND_INS.get(node.op_type, ("", 0))
+    version = fragment.opset_import[0].version
+    if len(fragment.graph.node) > 1 or not min(version, target) < first <= max(version, target):
+        return None
+    twin = type(fragment).FromString(fragment.SerializeToString())
+    twin.graph.node[0].op_type = name
+    converted = version_converter.convert_version(twin, target)
+    for made in converted.graph.node:
+        if made.op_type == name:
+            made.op_type = node.op_type
+    return converted
 
 
 def _fits_any_type(op_type: str, converted: Any) -> bool:
@@ -150,7 +187,7 @@ def _fits_any_type(op_type: str, converted: Any) -> bool:
 
 def _short(error: BaseException) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
-    text = lines[0].rpartition("Assertion ")[2].replace("`", "")
+    text = lines[0].rpartition("Assertion ")[2].replace("`", "").removeprefix("false failed: ")
     return text if len(text) <= 160 else text[:157] + "..."
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -72,10 +73,24 @@ class TestNodes:
         convert(model, 13)
         assert len(model.graph.initializers) == 1
 
-    def test_old_softmax_works_on_two_axes(self) -> None:
-        model = read("m (float[2,3,4] x) => (float[2,3,4] y) { y = Softmax <axis = 1> (x) }", 11)
+    @pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax", "Hardmax"])
+    @pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, None])
+    def test_old_softmax_works_on_two_axes(self, op_type: str, axis: int | None) -> None:
+        given = "" if axis is None else f"<axis = {axis}>"
+        model = read(f"m (float[2,3,4] x) => (float[2,3,4] y) {{ y = {op_type} {given} (x) }}", 11)
         convert(model, 13)
-        assert "Flatten" in support.op_types(model)
+        assert ("Flatten" in support.op_types(model)) == (axis not in (2, -1))
+
+    @pytest.mark.parametrize("op_type", ["Softmax", "LogSoftmax", "Hardmax"])
+    @pytest.mark.parametrize("axis", [0, 1, 2, -1, -2, None])
+    def test_new_softmax_never_becomes_another(self, op_type: str, axis: int | None) -> None:
+        given = "" if axis is None else f"<axis = {axis}>"
+        model = read(f"m (float[2,3,4] x) => (float[2,3,4] y) {{ y = {op_type} {given} (x) }}", 13)
+        with contextlib.ExitStack() as stack:
+            if axis not in (2, -1, None):  # what is no last axis may be refused, never be wrong
+                stack.enter_context(contextlib.suppress(PreconditionError))
+            convert(model, 11)
+        assert opset(model) in ((11,) if axis in (2, -1, None) else (11, 13))
 
     def test_dropout_with_a_mask(self) -> None:
         model = read(
