@@ -59,7 +59,7 @@ class Cast(Pass):
     ] = 16384.0
     sqnr: Annotated[
         float, Param("decibels that every output must reach on the data, else more stays", ge=0)
-    ] = 40.0
+    ] = 35.0
     keep: Annotated[
         tuple[str, ...], Param("nodes that compute in float32: name, glob or op:TYPE")
     ] = ()

@@ -244,6 +244,13 @@ class TestRanges:
         assert "MatMul" in reasons(outcome)
         np.testing.assert_allclose(run(model, feed)["y"], X["x"] * 9000, rtol=1e-3)
 
+    def test_exactness_out_of_reach_is_said(self) -> None:
+        model = mlp()
+        outcome = cast(model, X, sqnr=100.0)
+        assert outcome.counts["weights_stored"] == 2
+        assert made_by(model, "MatMul") is ir.DataType.FLOAT
+        assert "with nothing but weights in float16, output 'y' has" in outcome.notes[-2]
+
     def test_whole_numbers_stay_unless_small(self):
         text = """g (float[N,16] x, int64[N,64] i) => (float[N,64] y) {
             c = Cast <to = 1> (i) h = MatMul (x, w) y = Add (h, c)
