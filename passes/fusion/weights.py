@@ -17,7 +17,8 @@ from passes.rewriting.work import Applied, Result, Work
 Array = np.ndarray[Any, Any]
 ROUNDING = "one rounding step of the weights: relative 1e-6 for float32, 1e-3 for float16"
 STAYS = "its output cannot be moved"
-_EAGER_BYTES = 1 << 20  # larger weights are scaled when they are read, chunk by chunk
+_EAGER_BYTES = 1 << 16  # larger weights are scaled when they are read, chunk by chunk
+_BLOCK = 1 << 15  # elements computed at once: what is in between fits the cache
 _MOST_CANCELLED = 16.0
 
 
@@ -50,10 +51,13 @@ class ScaleChannels:
 
     def __call__(self, chunk: Array, start: int) -> Array:
         """Return the scaled chunk; ``start`` is the index of its first element."""
-        factors = spread(self.factors, self.period, start, chunk.size)
+        result = np.empty(chunk.shape, np.float64 if self.wide else chunk.dtype)
         with np.errstate(over="ignore", invalid="ignore"):
-            product = chunk * factors
-            return product if self.wide else product.astype(chunk.dtype)
+            for first in range(0, chunk.size, _BLOCK):
+                block = chunk[first : first + _BLOCK]
+                factors = spread(self.factors, self.period, start + first, block.size)
+                result[first : first + _BLOCK] = block * factors
+        return result
 
 
 def spread(vector: Array, period: int, start: int, count: int) -> Array:
