@@ -73,7 +73,10 @@ def load_program(path: Path, *, limits: LoadLimits) -> ir.Model:
     torch = require_torch()
     with _quiet():
         program = load_exported(torch, path, limits)
-    return load_torch(program, where=str(path))
+    model = load_torch(program, where=str(path))
+    if path.suffix.lower() == ".pt2":  # under the name of an ONNX model it would be taken for one
+        model.meta[meta.PATH] = str(path.absolute())
+    return model
 
 
 def load_torch(value: Any, *, example: Any = None, where: str = "") -> ir.Model:

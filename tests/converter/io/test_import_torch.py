@@ -248,6 +248,9 @@ def test_programs_in_memory_and_in_files(tmp_path: Path) -> None:
         made = converter.convert(source, tmp_path / "out.onnx", provenance=False)
         assert any(note.startswith("export checked") for note in made.report.notes)
         results.append((tmp_path / "out.onnx").read_bytes())
+        report = made.report.to_dict()["source"]
+        on_disk = isinstance(source, Path) and source.suffix == ".pt2"
+        assert report["bytes"] == (source.stat().st_size if on_disk else 0)
     assert len(set(results)) == 1
     assert [dict(node.metadata_props) for node in onnx_program.model.graph] == kept
 
