@@ -52,26 +52,31 @@ def deduplicate(work: Work) -> None:
 
 
 def _lift_constants(work: Work) -> None:
-    """Turn Constant nodes of the main graph into initializers, which need no node."""
-    graph = work.model.graph
+    """Turn Constant nodes into initializers, which need no node; functions cannot have any."""
     if not work.free_initializers:
         return
-    for node in list(graph):
-        if not is_op(node, "Constant") or not work.alive(node) or node not in work.selection:
+    for graph, scope in work.scopes.items():
+        if scope.in_function:
             continue
-        tensor = _constant_tensor(node)
-        value = node.outputs[0]
-        if tensor is None or value.is_graph_output() or not value.name:
-            continue
-        if value.name in graph.initializers:
-            continue
-        _lift(work, node, tensor)
-        work.counts["constants_lifted"] += 1
+        for node in list(graph):
+            if is_op(node, "Constant") and work.alive(node) and node in work.selection:
+                _lift_node(work, graph, node)
     work.finish()
 
 
-def _lift(work: Work, node: ir.Node, tensor: ir.TensorProtocol) -> None:
-    old, graph = node.outputs[0], work.model.graph
+def _lift_node(work: Work, graph: ir.Graph, node: ir.Node) -> None:
+    tensor = _constant_tensor(node)
+    value = node.outputs[0]
+    if tensor is None or value.is_graph_output() or not value.name:
+        return
+    if value.name in graph.initializers:
+        return
+    _lift(work, graph, node, tensor)
+    work.counts["constants_lifted"] += 1
+
+
+def _lift(work: Work, graph: ir.Graph, node: ir.Node, tensor: ir.TensorProtocol) -> None:
+    old = node.outputs[0]
     name = old.name
     assert name is not None
     old.name = None
