@@ -110,6 +110,7 @@ class _Work:
         self.format: Format = FORMATS[settings.to]
         self._selection = Selection(settings.include, settings.exclude)
         self._losses: Losses = {}
+        self._outputs: dict[str, MinMax] = {}
         self._planner = Planner(model, self.format, self._losses)
 
     def refusal(self) -> str:
@@ -170,6 +171,7 @@ class _Work:
         if self.context.dataset is None:
             return Caution.RANGES, ("no data: delicate operators stay in float32",)
         trial = Trial(self.model, self.context, self.settings.sqnr)
+        self._outputs = trial.outputs()
         notes: tuple[str, ...] = ()
         for caution in Caution:
             candidate = self.model.clone()
@@ -210,7 +212,9 @@ class _Work:
         editor = Editor(model, plan, self.format)
         editor.edit()
         if final and self.settings.io == "convert":
-            editor.convert_ports(ranges)
+            named = {v: self._outputs.get(v.name or "") for v in model.graph.outputs}
+            seen = {v: found for v, found in named.items() if found is not None}
+            editor.convert_ports(Ranges({**here, **seen}, self.format, self.format.largest))
         model.graph.sort()
         return plan, editor
 

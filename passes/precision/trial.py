@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
+from converter.calibration.minmax import MinMax
 from converter.core import graph as g
 from converter.errors import ConverterError
 from passes.rewriting.purity import RANDOM
@@ -72,6 +73,16 @@ class Trial:
         batches: list[Batch] = list(islice(dataset, MOST_BATCHES))
         self._feeds = [batch.inputs for batch in batches]
         self._expected = context.run(model, self._feeds) if self._feeds else []
+
+    def outputs(self) -> dict[str, MinMax]:
+        """Return the ranges of the original's outputs, by name."""
+        found: dict[str, MinMax] = {}
+        for outputs in self._expected:
+            for name in outputs:
+                array = _plain(outputs, name)
+                if array is not None:
+                    found.setdefault(name, MinMax()).update(array)
+        return found
 
     def flaw(self, candidate: ir.Model) -> Flaw | None:
         """Say what is wrong with a converted model; None when nothing is."""

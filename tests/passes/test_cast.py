@@ -92,7 +92,7 @@ X = {"x": RNG.standard_normal((4, 16)).astype(np.float32)}
 
 
 class TestBorders:
-    def test_one_cast_each_way_and_none_between(self):
+    def test_one_cast_each_way_and_none_between(self) -> None:
         model = mlp()
         before = run(model, X)["y"]
         outcome = cast(model)
@@ -101,13 +101,13 @@ class TestBorders:
         assert all(v.dtype is HALF_TYPE for v in model.graph.initializers.values())
         assert sqnr(before, run(model, X)["y"]) > 55
 
-    def test_signature_stays(self):
+    def test_signature_stays(self) -> None:
         model = mlp()
         before = interface_of(model)
         cast(model)
         assert port_changes(before, interface_of(model)) == ()
 
-    def test_ports_change_on_request(self):
+    def test_ports_change_on_request(self) -> None:
         model = mlp()
         outcome = cast(model, io="convert")
         assert ops(model) == ["MatMul", "Add", "Relu", "Gemm"]
@@ -118,7 +118,20 @@ class TestBorders:
         assert Cast(io="convert").may_change_interface()
         assert not Cast().may_change_interface()
 
-    def test_output_that_others_read_has_one_cast(self):
+    def test_ports_whose_values_do_not_fit_stay(self) -> None:
+        model = model_from_text(
+            """g (float[N,16] x) => (float[N,64] y, float[N,64] z) {
+                h = MatMul (x, w) y = Mul (h, much) z = Relu (h)
+            }""",
+            w=weights(16, 64),
+            much=np.float32(1e6),
+        )
+        outcome = cast(model, X, io="convert")
+        assert "y: its values leave the range" in reasons(outcome)
+        found = run(model, {"x": X["x"].astype(np.float16)})
+        assert [found[name].dtype for name in "yz"] == [np.float32, np.float16]
+
+    def test_output_that_others_read_has_one_cast(self) -> None:
         model = model_from_text(
             """g (float[N,16] x) => (float[N,64] h, float[N,64] y) {
                 h = MatMul (x, w) y = Exp (h)
@@ -136,7 +149,7 @@ class TestBorders:
         found = run(converted, {"x": X["x"].astype(np.float16)})
         assert found["y"].dtype == found["h"].dtype == np.float16
 
-    def test_casts_of_the_model_to_that_type_go(self):
+    def test_casts_of_the_model_to_that_type_go(self) -> None:
         model = model_from_text(
             """g (float[N,16] x) => (float16[N,64] y) {
                 h = MatMul (x, w) c = Cast <to = 10> (h) y = Relu (c)
@@ -160,13 +173,13 @@ class TestRanges:
             back=np.float32(1 / 64),
         )
 
-    def test_values_in_range_are_converted(self):
+    def test_values_in_range_are_converted(self) -> None:
         model = self.scaled(64.0)
         outcome = cast(model, X)
         assert outcome.counts["nodes_kept"] == 0
         assert ops(model).count("Cast") == 2
 
-    def test_values_beyond_the_limit_stay(self):
+    def test_values_beyond_the_limit_stay(self) -> None:
         model = self.scaled(60000.0)
         before = run(model, X)["y"]
         outcome = cast(model, X)
@@ -175,10 +188,10 @@ class TestRanges:
         assert model.graph.initializers["w2"].dtype is HALF_TYPE
         assert sqnr(before, run(model, X)["y"]) > 50
 
-    def test_limit_is_a_parameter(self):
+    def test_limit_is_a_parameter(self) -> None:
         assert "leave the range" in reasons(cast(self.scaled(64.0), X, limit=8.0))
 
-    def test_tiny_constant_stays(self):
+    def test_tiny_constant_stays(self) -> None:
         model = model_from_text(
             """g (float[N,16] x) => (float[N,64] y) {
                 h = MatMul (x, w) a = Abs (h) e = Add (a, eps) y = Div (h, e)
@@ -191,7 +204,7 @@ class TestRanges:
         assert model.graph.initializers["eps"].dtype is ir.DataType.FLOAT
         assert np.isfinite(run(model, {"x": np.zeros((2, 16), np.float32)})["y"]).all()
 
-    def test_constant_out_of_range_stays(self):
+    def test_constant_out_of_range_stays(self) -> None:
         model = model_from_text(
             """g (float[N,16] x, bool[N,64] keep) => (float[N,64] y) {
                 h = MatMul (x, w) m = Where (keep, h, low) y = Softmax (m)
@@ -205,7 +218,7 @@ class TestRanges:
         assert low is not None
         assert low.numpy() == np.finfo(np.float32).min
 
-    def test_bounds_of_clip_are_cut_off(self):
+    def test_bounds_of_clip_are_cut_off(self) -> None:
         model = model_from_text(
             """g (float[N,16] x) => (float[N,64] y) {
                 h = MatMul (x, w) y = Clip (h, low, high)
@@ -222,7 +235,7 @@ class TestRanges:
         assert high.numpy() == np.float16(65504)
         assert sqnr(before, run(model, X)["y"]) > 55
 
-    def test_result_that_is_not_finite_is_taken_back(self):
+    def test_result_that_is_not_finite_is_taken_back(self) -> None:
         # nothing is observed inside a branch, and its values leave the range
         model = model_from_text(
             """g (float[N,16] x, bool flag) => (float[N,16] y) {
@@ -251,7 +264,7 @@ class TestRanges:
         assert made_by(model, "MatMul") is ir.DataType.FLOAT
         assert "with nothing but weights in float16, output 'y' has" in outcome.notes[-2]
 
-    def test_whole_numbers_stay_unless_small(self):
+    def test_whole_numbers_stay_unless_small(self) -> None:
         text = """g (float[N,16] x, int64[N,64] i) => (float[N,64] y) {
             c = Cast <to = 1> (i) h = MatMul (x, w) y = Add (h, c)
         }"""
@@ -262,7 +275,7 @@ class TestRanges:
 
 
 class TestKinds:
-    def test_scales_of_resize_stay(self):
+    def test_scales_of_resize_stay(self) -> None:
         model = model_from_text(
             """g (float[1,3,8,8] x) => (float[1,16,16,16] y) {
                 c = Conv <pads = [1, 1, 1, 1]> (x, w) y = Resize <mode = "linear"> (c, roi, scales)
@@ -278,7 +291,7 @@ class TestKinds:
         assert made_by(model, "Resize") is HALF_TYPE
         assert sqnr(before, run(model, feed)["y"]) > 50
 
-    def test_sizes_are_computed_exactly(self):
+    def test_sizes_are_computed_exactly(self) -> None:
         model = model_from_text(
             """g (float[N,16] x) => (float[M] y) {
                 h = MatMul (x, w) s = Shape (h) f = Cast <to = 1> (s) m = Mul (f, third)
@@ -294,7 +307,7 @@ class TestKinds:
         assert "sizes or positions" in reasons(outcome)
         assert run(model, feed)["y"].shape == shape == (693,)
 
-    def test_weights_of_recurrent_layers_are_stored(self):
+    def test_weights_of_recurrent_layers_are_stored(self) -> None:
         model = model_from_text(
             """g (float[5,1,16] x) => (float[5,1,1,32] y) {
                 y = LSTM <hidden_size = 32> (x, w, r)
@@ -312,7 +325,7 @@ class TestKinds:
         feed = {"x": weights(5, 1, 16, scale=1.0)}
         np.testing.assert_allclose(run(model, feed)["y"], run(exact, feed)["y"], atol=1e-6)
 
-    def test_bfloat16_is_stored_and_computed_in_float32(self):
+    def test_bfloat16_is_stored_and_computed_in_float32(self) -> None:
         model = mlp()
         exact = mlp()
         for name, value in exact.graph.initializers.items():
@@ -326,7 +339,7 @@ class TestKinds:
         assert "stored in bfloat16" in " ".join(outcome.notes)
         np.testing.assert_array_equal(run(model, X)["y"], run(exact, X)["y"])
 
-    def test_bodies_of_loops_are_converted_inside(self):
+    def test_bodies_of_loops_are_converted_inside(self) -> None:
         model = model_from_text(
             """g (float[4,32] x) => (float[4,32] y) {
                 n = Constant <value = int64 {3}> () ok = Constant <value = bool {1}> ()
@@ -342,7 +355,7 @@ class TestKinds:
         assert model.graph.initializers["w"].dtype is HALF_TYPE
         assert sqnr(before, run(model, feed)["y"]) > 50
 
-    def test_functions_stay(self):
+    def test_functions_stay(self) -> None:
         model = model_from_text(
             """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
             g (float[N,16] x) => (float[N,64] y) { h = MatMul (x, w) y = local.twice (h) }
@@ -356,7 +369,7 @@ class TestKinds:
         assert ops(model) == ["Cast", "MatMul", "Cast", "twice"]
         assert sqnr(before, run(model, X)["y"]) > 55
 
-    def test_batch_transpose_before_matmul_stays(self):
+    def test_batch_transpose_before_matmul_stays(self) -> None:
         # onnxruntime 1.31 dies on it in float16 with its default optimizations
         model = model_from_text(
             """g (float[3,4,32] x) => (float[4,3,32] y) {
@@ -367,7 +380,7 @@ class TestKinds:
         assert "crashes" in reasons(cast(model))
         assert made_by(model, "Transpose") is ir.DataType.FLOAT
 
-    def test_unknown_operators_stay(self):
+    def test_unknown_operators_stay(self) -> None:
         model = model_from_text(
             """<ir_version: 8, opset_import: ["" : 17, "com.microsoft" : 1]>
             g (float[N,16] x) => (float[N,64] y) {
@@ -382,7 +395,7 @@ class TestKinds:
 
 
 class TestConstants:
-    def test_small_shared_constants_are_doubled_large_ones_are_not(self):
+    def test_small_shared_constants_are_doubled_large_ones_are_not(self) -> None:
         model = model_from_text(
             """g (float[N,16] x) => (float[N,64] y, float[N,64] z) {
                 h = MatMul (x, w) y = Add (h, b)
@@ -399,7 +412,7 @@ class TestConstants:
             "b_float16": HALF_TYPE,
         }
 
-    def test_large_weights_are_rounded_in_a_stream(self):
+    def test_large_weights_are_rounded_in_a_stream(self) -> None:
         weight = weights(700, 700)
         model = model_from_text(
             "g (float[N,700] x) => (float[N,700] y) { y = MatMul (x, w) }", w=weight
@@ -430,7 +443,7 @@ class TestConstants:
         assert found[6] == -np.inf
         assert np.isnan(found[7])
 
-    def test_loss_of_small_values_is_seen(self):
+    def test_loss_of_small_values_is_seen(self) -> None:
         half = FORMATS["float16"]
         fine = loss(ir.tensor(weights(1000)), half)
         assert not fine.overflow
@@ -439,7 +452,7 @@ class TestConstants:
         assert "small values" in loss(ir.tensor(weights(1000) * 1e-7), half).reason(half)
         assert loss(ir.tensor(np.float32([1, 1e5])), half).overflow
 
-    def test_plain_numbers_of_constant_nodes(self):
+    def test_plain_numbers_of_constant_nodes(self) -> None:
         model = model_from_text(
             """g (float[N,16] x) => (float[N,64] y) {
                 k = Constant <value_float = 0.5> () h = MatMul (x, w) y = Mul (h, k)
@@ -453,7 +466,7 @@ class TestConstants:
 
 
 class TestChoice:
-    def test_keep_computes_in_float32_and_exclude_touches_nothing(self):
+    def test_keep_computes_in_float32_and_exclude_touches_nothing(self) -> None:
         kept, excluded = mlp(), mlp()
         cast(kept, keep=("op:MatMul",))
         assert kept.graph.initializers["w1"].dtype is HALF_TYPE
@@ -462,10 +475,10 @@ class TestChoice:
         assert excluded.graph.initializers["w1"].dtype is ir.DataType.FLOAT
         assert excluded.graph.initializers["w2"].dtype is HALF_TYPE
 
-    def test_patterns_that_match_nothing_are_said(self):
+    def test_patterns_that_match_nothing_are_said(self) -> None:
         assert "nothing_like_it: matches no node" in reasons(cast(mlp(), keep=("nothing_like_it",)))
 
-    def test_nothing_gets_bigger(self):
+    def test_nothing_gets_bigger(self) -> None:
         model = model_from_text(
             "tiny (float[2,2] x) => (float[2,2] y) { y = MatMul (x, w) }", w=weights(2, 2)
         )
@@ -474,7 +487,7 @@ class TestChoice:
         assert "more bytes" in reasons(outcome)
         assert ops(model) == ["MatMul"]
 
-    def test_models_in_16_bits_stay(self):
+    def test_models_in_16_bits_stay(self) -> None:
         model = mlp()
         cast(model)
         for again in ("float16", "bfloat16"):
