@@ -40,12 +40,12 @@ def _neutral(node: ir.Node, work: Work) -> Result:
         tensor = constant(node.inputs[operand])
         if tensor is None or tensor.dtype == ir.DataType.STRING:
             continue
-        other = node.inputs[1 - operand]
-        if not _keeps_shape(node, other, tensor, work):
+        if not 0 < tensor.size <= _LARGEST or not _are_all(tensor, neutral):
             continue
+        other = node.inputs[1 - operand]
         if node.op_type == "Pow" and work.facts.of(other).dtype != ir.DataType.FLOAT:
             continue  # other types may pass through another one
-        if _are_all(tensor, neutral):
+        if _keeps_shape(node, other, tensor, work):
             return bypass(node, work, other)
     return None
 
@@ -54,8 +54,6 @@ def _keeps_shape(
     node: ir.Node, other: ir.Value | None, tensor: ir.TensorProtocol, work: Work
 ) -> bool:
     """Tell whether broadcasting with the constant leaves the other operand's shape as it is."""
-    if not 0 < tensor.size <= _LARGEST:
-        return False
     dims = work.facts.of(other).dims
     if tensor.size == 1:
         return not len(tensor.shape) or (dims is not None and len(dims) >= len(tensor.shape))

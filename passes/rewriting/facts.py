@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from converter.core.graph import DEFAULT_DOMAINS, constant, is_op, subgraphs
+from converter.core.graph import DEFAULT_DOMAINS, constant, subgraphs
 from passes.rewriting.symbols import Dim, Size
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ class Facts:
 
         rule = RULES.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
         facts: tuple[Fact, ...] = ()
-        if is_op(node, "If"):
+        if node.op_type == "If" and node.domain in DEFAULT_DOMAINS:
             facts = tuple(self._either(values) for values in _branches(node))
         elif rule is not None and not any(a.is_ref() for a in node.attributes.values()):
             inputs = tuple(UNKNOWN if v is None else self._known[v] for v in node.inputs)
@@ -154,7 +154,7 @@ def _common(one: Dims | None, other: Dims | None) -> Dims | None:
 
 def _needed(node: ir.Node) -> Iterable[ir.Value | None]:
     """Return the values that say something about the node's outputs."""
-    if not is_op(node, "If"):
+    if node.op_type != "If":
         return node.inputs
     return [value for values in _branches(node) for value in values]
 
