@@ -159,7 +159,12 @@ def _operand(tree: ast.expr) -> Operand:
     reader = _READERS.get(type(tree))
     if reader is None:
         raise PatternError(f"{ast.unparse(tree)!r} has no meaning in a pattern")
-    return reader(tree)
+    try:
+        return reader(tree)
+    except PatternError:
+        raise
+    except (TypeError, ValueError) as error:
+        raise PatternError(f"{ast.unparse(tree)!r} has no meaning in a pattern") from error
 
 
 def _name(tree: ast.Name) -> Operand:
@@ -175,6 +180,8 @@ def _call(tree: ast.Call) -> Call:
         raise PatternError(f"{ast.unparse(tree.func)!r} is no operator")
     more = bool(tree.args) and _is_ellipsis(tree.args[-1])
     inputs = tuple(_operand(argument) for argument in (tree.args[:-1] if more else tree.args))
+    if any(keyword.arg is None for keyword in tree.keywords):
+        raise PatternError(f"{ast.unparse(tree)!r} names no attribute")
     attributes = tuple((str(k.arg), ast.literal_eval(k.value)) for k in tree.keywords)
     return Call(tree.func.id, inputs, attributes, more)
 
@@ -197,6 +204,8 @@ def _sign(tree: ast.UnaryOp) -> Operand:
 
 
 def _either(tree: ast.BinOp) -> Either:
+    if not isinstance(tree.op, ast.BitOr):
+        raise PatternError(f"alternatives are written with |, not as in {ast.unparse(tree)!r}")
     left, right = _operand(tree.left), _operand(tree.right)
     first = left.options if isinstance(left, Either) else (left,)
     return Either((*first, right))
