@@ -13,8 +13,8 @@ from onnx import helper, numpy_helper
 from properties.random_models import elementwise, movement, patterns, scopes
 from properties.random_models.builder import BOOL, F32, I64, Builder, Dims, Shared, Tensor
 
-OPSETS = (13, 17, 18, 21, 11)
-_IR = {11: 7, 13: 7, 17: 8, 18: 8, 21: 10}
+OPSETS = (13, 17, 18, 20, 21, 23, 11)
+_IR = {11: 7, 13: 7, 17: 8, 18: 8, 20: 9, 21: 10, 23: 11}
 _SIZES = ({"N": 2, "L": 3}, {"N": 1, "L": 1}, {"N": 3, "L": 5}, {"N": 0, "L": 2})
 _INPUTS: tuple[Dims, ...] = (
     ("N", 4),
@@ -81,7 +81,8 @@ def build(random: Random, most_steps: int = 14) -> RandomModel:
         step(b)
     proto = _finish(b, inputs, random)
     # onnxruntime gives reductions of empty tensors the shape of their input
-    sizes = [s for s in _SIZES if s["N"] or "Reduce" not in str(_operators(proto))]
+    reduces = any(op.startswith(("Reduce", "Arg")) for op in _operators(proto))
+    sizes = [s for s in _SIZES if s["N"] or not reduces]
     return RandomModel(proto, [_feed(inputs, size, random) for size in sizes])
 
 
@@ -96,7 +97,10 @@ def _finish(b: Builder, inputs: list[Tensor], random: Random) -> onnx.ModelProto
     made = [value for value in b.values if value not in inputs]
     if not made:
         made = [b.node("Identity", [inputs[0]], inputs[0])]
-    chosen = {value.name: value for value in made[-random.choice((1, 1, 2, 4)) :]}
+    read = {name for node in b.nodes for name in node.input}
+    unread = [value for value in made if value.name not in read]
+    ends = unread if unread and random.random() < 0.7 else made
+    chosen = {value.name: value for value in ends[-random.choice((1, 2, 3, 6)) :]}
     for value in random.sample(made, min(len(made), random.choice((0, 0, 1, 2)))):
         chosen[value.name] = value
     ports = [helper.make_tensor_value_info(v.name, v.dtype, _shown(v.dims)) for v in inputs]

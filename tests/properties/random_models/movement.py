@@ -223,6 +223,63 @@ def reduce(b: Builder) -> None:
         b.with_axes(op, x, shown, dims, keepdims=int(keep))
 
 
+def trivial(b: Builder) -> None:
+    """Pieces that are whole, parts that are empty, and two steps where one would do."""
+    x = b.floats(1, 4)
+    if x is None or not isinstance(x.dims[0], int) or not x.dims[0]:
+        return
+    size, kind = x.dims[0], b.random.randrange(7)
+    rest = x.dims[1:]
+    if kind == 0:
+        every = list(range(size))
+        x = b.node("Gather", [x, b.ints(*every)], x)
+        b.node("Gather", [x, b.ints(0, -1)], (F32, (2, *rest)))
+    elif kind == 1 and is_static(rest):
+        empty = b.constant(np.zeros((0, *rest)))
+        b.node("Concat", [empty, x] if b.chance(0.5) else [x, empty, x], _longer(b, x), axis=0)
+    elif kind == 2 and b.opset >= 13:
+        b.many("Split", [x, b.ints(size)], [(F32, x.dims)], axis=0)
+        if size > 1:
+            forms = [(F32, (1, *rest)), (F32, (size - 1, *rest))]
+            parts = b.many("Split", [x, b.ints(1, size - 1)], forms)
+            b.node("Concat", parts, x, axis=0)
+    elif kind == 3:
+        y = b.node("Gather", [x, b.ints(0, -1)], (F32, (2, *rest)))
+        b.node("Gather", [y, b.constant(b.choose((0, 1, -1)), np.int64)], (F32, rest))
+    elif kind == 4:
+        zeros = [0] * (2 * x.rank)
+        pads = [1, *zeros[1:]]
+        value = [b.constant(b.choose((0.0, 0.0, 2.0)))] if b.chance(0.7) else []
+        y = b.node("Pad", [x, b.ints(*pads), *value], (F32, (size + 1, *rest)))
+        b.node("Pad", [y, b.ints(*reversed(pads)), *value], (F32, (size + 2, *rest)))
+    elif kind == 5:
+        y = b.with_axes("Unsqueeze", x, [0], (1, *x.dims))
+        op = b.choose(("ReduceMean", "ReduceMax", "ReduceSum", "ReduceL1", "ReduceLogSumExp"))
+        b.with_axes(op, y, [0], x.dims, keepdims=0)
+    else:
+        y = b.node("Concat", [x, x], (F32, (2 * size, *rest)), axis=0)
+        b.node("Concat", [y, x], (F32, (3 * size, *rest)), axis=0)
+
+
+def _longer(b: Builder, x: Tensor) -> Tensor | tuple[int, Dims]:
+    return (F32, (b.symbol(), *x.dims[1:]))
+
+
+def blocks(b: Builder) -> None:
+    x = b.pick(lambda v: v.dtype == F32 and v.rank == 4 and isinstance(v.dims[1], int))
+    if x is None or int(x.dims[1]) % 4 or not is_static(x.dims[2:]):
+        return
+    n, c, h, w = x.dims
+    y = b.node(
+        "DepthToSpace",
+        [x],
+        (F32, (n, int(c) // 4, int(h) * 2, int(w) * 2)),
+        blocksize=2,
+        mode=b.choose(("DCR", "CRD")),
+    )
+    b.node("SpaceToDepth", [y], x, blocksize=2)
+
+
 def top(b: Builder) -> None:
     x = b.floats(1)
     if x is None or not isinstance(x.dims[-1], int) or x.dims[-1] < 1:
@@ -295,5 +352,7 @@ STEPS = (
     (tile, 2),
     (reduce, 4),
     (top, 1),
+    (trivial, 5),
+    (blocks, 2),
     (shape_chain, 5),
 )

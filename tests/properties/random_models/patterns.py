@@ -180,7 +180,7 @@ def gelu(b: Builder) -> None:
     x = b.floats()
     if x is None:
         return
-    root = b.constant(b.choose((2**0.5, 2**0.5, 1.4142, 1.3)))
+    root = b.constant(b.choose((2**0.5, 2**0.5, 2**0.5, 1.3)))
     if b.chance(0.5):
         inner = b.node("Erf", [b.node("Div", [x, root], x)], x)
     elif b.chance(0.5):
@@ -190,8 +190,8 @@ def gelu(b: Builder) -> None:
         cube = b.node("Pow", [x, b.constant(3.0)], x)
         part = b.node("Add", [x, b.node("Mul", [cube, b.constant(0.044715)], x)], x)
         inner = b.node("Tanh", [b.node("Mul", [part, b.constant((2 / np.pi) ** 0.5)], x)], x)
-    plus = b.node("Add", [inner, b.constant(b.choose((1.0, 1.0, 0.9)))], x)
-    half = b.constant(b.choose((0.5, 0.5, 0.25)))
+    plus = b.node("Add", [inner, b.constant(b.choose((1.0, 1.0, 1.0, 0.9)))], x)
+    half = b.constant(b.choose((0.5, 0.5, 0.5, 0.25)))
     if b.chance(0.5):
         b.node("Mul", [b.node("Mul", [x, half], x), plus], x)
     else:
@@ -219,6 +219,30 @@ def activation(b: Builder) -> None:
     else:
         alpha, beta = b.choose((1 / 6, 0.2)), b.choose((0.5, 0.4))
         b.node("Mul", [b.node("HardSigmoid", [x], x, alpha=alpha, beta=beta), x], x)
+
+
+def rectifier(b: Builder) -> None:
+    """Relu, LeakyRelu, clips and squares in other words."""
+    x = b.floats()
+    if x is None:
+        return
+    kind, slope = b.random.randrange(6), b.choose((0.1, 0.01, 1.5, -0.2))
+    if kind == 0:
+        b.node("Max", [x, b.constant(b.choose((0.0, 0.0, -0.0, 1.0)))], x)
+    elif kind == 1:
+        scaled = b.node("Mul", [x, b.constant(slope)], x)
+        b.node("Max", [x, scaled] if b.chance(0.5) else [scaled, x], x)
+    elif kind == 2:
+        positive = b.node("Greater", [x, b.constant(0.0)], (BOOL, x.dims))
+        b.node("Where", [positive, x, b.node("Mul", [x, b.constant(slope)], x)], x)
+    elif kind == 3:
+        low = b.node("Max", [x, b.constant(b.choose((0.0, -1.0)))], x)
+        b.node("Min", [low, b.constant(b.choose((1.0, 6.0, -2.0)))], x)
+    elif kind == 4:
+        b.node("Sqrt", [b.node("Mul", [x, x], x)], x)
+    else:
+        negative = b.node("Neg", [b.node("Relu", [b.node("Neg", [x], x)], x)], x)
+        b.node("Add", [b.node("Relu", [x], x), negative], x)
 
 
 def softmax(b: Builder) -> None:
@@ -305,6 +329,8 @@ def rest(b: Builder) -> None:
 
 def random_noise(b: Builder) -> None:
     """Two random numbers multiplied by 0: never merged or folded, and yet comparable."""
+    if b.opset >= 22:
+        return
     noise = [b.node("RandomNormal", [], (F32, (2,)), shape=[2]) for _ in range(2)]
     zero = b.node("Mul", [b.node("Sub", noise, noise[0]), b.constant(0.0)], noise[0])
     b.node("Shape", [zero], (I64, (1,)))
@@ -320,6 +346,7 @@ STEPS = (
     (gelu, 4),
     (activation, 4),
     (softmax, 3),
+    (rectifier, 4),
     (attention, 2),
     (quantized, 2),
     (rest, 4),
