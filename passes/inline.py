@@ -16,9 +16,9 @@ from passes.rewriting.work import Work
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_MOST_NODES = 500_000
+_MOST_NODES = 100_000
 _MOST_BYTES = 1 << 28
-_TINY = 4
+_TINY = 1
 _RECURSIVE = "its function calls itself"
 _TOO_LARGE = "inlining it would make the model too large"
 _NEW_IMPORT = "the model would have to import an operator set that only its function imports"
@@ -45,20 +45,26 @@ class Inline(Rewrite):
 
 
 def inline(
-    work: Work, *, only_if_smaller: bool = False, only: Collection[Key] | None = None
+    work: Work,
+    *,
+    only_if_smaller: bool = False,
+    new_imports: bool = True,
+    only: Collection[Key] | None = None,
 ) -> None:
     """Inline calls of model functions; the body of the pass.
 
     Args:
         work: The model; facts and scopes are forgotten when anything was inlined.
-        only_if_smaller: Inline a function only where that makes the file no bigger and adds no
-            operator set to the model: most often one that is called once, or that is tiny.
+        only_if_smaller: Inline a function only where that makes neither the file bigger nor the
+            nodes more, all scopes counted: one that is called once, or has one node.
+        new_imports: The model may have to import operator sets that only functions import.
         only: Inline these functions and no others; None: all.
     """
     if not work.model.functions:
         return
     before = work.edits
-    _Inliner(work, only_if_smaller=only_if_smaller).run(only)
+    imports = new_imports and not only_if_smaller
+    _Inliner(work, only_if_smaller=only_if_smaller, new_imports=imports).run(only)
     if work.edits != before:
         work.__dict__.pop("names", None)
         work.refresh()
@@ -67,8 +73,9 @@ def inline(
 class _Inliner:
     """One run over all functions, callers first."""
 
-    def __init__(self, work: Work, *, only_if_smaller: bool) -> None:
+    def __init__(self, work: Work, *, only_if_smaller: bool, new_imports: bool) -> None:
         self.work = work
+        self.new_imports = new_imports and not work.context.keep_opset
         self.functions = work.model.functions
         self.smaller = only_if_smaller
         self.judge = Judge(self.functions)
@@ -118,7 +125,7 @@ class _Inliner:
         owner = self.owners.get(root)
         declared = self.functions[owner].attributes if owner is not None else {}
         found = self.judge.verdict(call, root, declared)
-        if found.imports and not owner and (self.smaller or self.work.context.keep_opset):
+        if found.imports and not owner and not self.new_imports:
             return Verdict(_NEW_IMPORT)
         return found
 
@@ -127,12 +134,14 @@ class _Inliner:
         if self.smaller and not self._could_be_smaller(key):
             return
         size, count = nodes_bytes(function.graph), sum(1 for _ in all_nodes(function.graph))
+        calls = len(self.calls[key])
+        too_large = count * calls > self.nodes_left or size * calls > self.bytes_left
         made: list[tuple[ir.Node, Instance, Verdict]] = []
         for call in list(self.calls[key]):
             if call not in self.work.selection:
                 continue
             verdict = self._verdict(call)
-            if not verdict.reason and (count > self.nodes_left or size > self.bytes_left):
+            if not verdict.reason and too_large:
                 verdict = Verdict(_TOO_LARGE)
             if verdict.reason:
                 self._skip(call, verdict.reason)
