@@ -119,7 +119,7 @@ class _Work:
             return "it computes nothing in float32"
         first = _FIRST_OPSET[self.settings.to]
         if g.opset(self.model) < first:
-            return f"Cast to {self.settings.to} came with opset {first}"
+            return f"Cast to {self.settings.to} came with opset {first} (see convert_opset)"
         types, nodes = self._planner.types, self._planner.nodes
         if self.settings.include:
             return ""
