@@ -89,7 +89,7 @@ def test_without_torch_the_error_says_what_to_install(
 
 def test_example_inputs_are_refused_where_nothing_is_traced(fixtures: Path) -> None:
     with pytest.raises(converter.errors.UsageError, match="example inputs"):
-        converter.convert(fixtures / "digits_mlp.onnx", example={"x": 1})
+        converter.convert(fixtures / "digits_resnet.onnx", example={"x": 1})
 
 
 # --- program archives -----------------------------------------------------------------------------
