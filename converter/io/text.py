@@ -22,6 +22,14 @@ MAX_BYTES = {"json": 64 << 20, "textproto": 16 << 20, "onnxtxt": 64 << 20}
 """Largest file of each form; protobuf's text form takes a second for three megabytes."""
 
 _MAX_NESTING = 600
+_STRINGS = re.compile(
+    rb"""#[^\n]*+|"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)|'(?:[^'\\]++|\\.)*+(?:'|\\?\Z)""", re.DOTALL
+)
+"""Strings and comments of the forms whose parsers, written in Python, bound their own recursion.
+
+The one of ONNX's own syntax does not, and must not be hidden any bracket from.
+"""
+
 _LARGEST_FLOAT = re.compile(r"(?<=[\s:,\[-])3\.4028235[eE]\+38(?=[\s,\]}])")
 _EXACT = "3.4028234663852886e+38"  # protobuf writes the shorter form and refuses to read it
 _BINARY = b"\x08"  # the version of the format, which every writer puts first; no text has it
@@ -65,7 +73,7 @@ def parse(data: bytes, form: str, path: str) -> onnx.ModelProto:
             allowed=f"at most {MAX_BYTES[form]} bytes in a text form",
             hint="use the binary form (.onnx)",
         )
-    _check_nesting(data, path)
+    _check_nesting(data if form == "onnxtxt" else _STRINGS.sub(b"", data), path)
     try:
         proto = _PARSERS[form](data.decode("utf-8-sig"))
     except _REFUSALS as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -295,6 +296,30 @@ def test_broken_text_is_refused_with_the_line(tmp_path, name, content, words):
     (tmp_path / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(ModelError, match=words):
         formats.load(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".textproto"])
+def test_brackets_in_strings_are_no_nesting(tmp_path, suffix):
+    content = np.frombuffer(b"{[(<\"'" * 1000, np.int8)
+    proto = model_with(numpy_helper.from_array(content, "w"))
+    proto.doc_string = "[(\\\"'#" * 1000
+    source = write(proto, tmp_path / "m.onnx")
+    formats.save(formats.load(source), tmp_path / f"m{suffix}")
+    again = formats.load(tmp_path / f"m{suffix}")
+    assert again.graph.initializers["w"].const_value.tobytes() == content.tobytes()
+    assert again.doc_string == proto.doc_string
+
+
+@pytest.mark.parametrize(
+    "content", ['"\\' * 2_000_000, '"' + '\\"' * 2_000_000, "'\"#\n" * 999_999]
+)
+@pytest.mark.parametrize("name", ["m.json", "m.textproto"])
+def test_strings_without_an_end_take_no_time(tmp_path, name, content):
+    (tmp_path / name).write_text('{"graph": ' + content)
+    started = time.process_time()
+    with pytest.raises(ModelError):
+        formats.load(tmp_path / name)
+    assert time.process_time() - started < 5
 
 
 def test_the_largest_float_survives_json(tmp_path):
