@@ -12,7 +12,7 @@ import onnx_ir as ir
 from converter.core.graph import constant
 from converter.core.params import Param
 from converter.errors import ConverterError
-from passes.rewriting import sizes
+from passes.rewriting import sizes, turned
 from passes.rewriting.facts import static
 from passes.rewriting.foldable import BIGGER, Foldable, foldable
 from passes.rewriting.rename import renamed
@@ -142,7 +142,7 @@ def _cone_bytes(work: Work, value: ir.Value) -> int:
     return total
 
 
-RULES = (Rule("shape_targets_folded", ("Reshape",), _shape_target),)
+RULES = (Rule("shape_targets_folded", ("Reshape",), _shape_target), *turned.RULES)
 
 
 # Nodes with known results
