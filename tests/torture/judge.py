@@ -284,16 +284,26 @@ def _form(value: Any) -> Any:
 
 def compare(expected: Any, actual: Any, tolerance: float) -> str:
     """Describe how two values of onnxruntime differ; empty if they do not."""
+    expected, actual = _plain(expected), _plain(actual)
     if isinstance(expected, list) and isinstance(actual, list):
         if len(expected) != len(actual):
             return f"{len(actual)} elements instead of {len(expected)}"
         pairs = zip(expected, actual, strict=True)
         return next(filter(None, (compare(a, b, tolerance) for a, b in pairs)), "")
+    if isinstance(expected, dict) and isinstance(actual, dict) and list(expected) == list(actual):
+        return compare(*(np.array(list(d.values())) for d in (expected, actual)), tolerance)
     if not isinstance(expected, np.ndarray) or not isinstance(actual, np.ndarray):
         return "" if repr(expected) == repr(actual) else f"{actual!r} instead of {expected!r}"
     if (expected.dtype, expected.shape) != (actual.dtype, actual.shape):
         return f"{actual.dtype}{actual.shape} instead of {expected.dtype}{expected.shape}"
     return _compare_arrays(expected, actual, tolerance)
+
+
+def _plain(value: Any) -> Any:
+    """Return what can be compared of a sparse tensor: its shape and its stored values."""
+    if hasattr(value, "dense_shape"):
+        return [np.array(value.dense_shape()), np.array(value.values())]
+    return value
 
 
 def _compare_arrays(expected: np.ndarray, actual: np.ndarray, tolerance: float) -> str:
