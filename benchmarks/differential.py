@@ -40,7 +40,7 @@ def examine(seed: int, out: Path | None) -> dict[str, Any]:
     made = build(random)
     text = pass_list(random, exact_passes())
     with subject(made.proto, made.feeds) as given:
-        complaints = judge(given, text, bigger="inline" in text)
+        complaints = judge(given, text)
         result = given.path.with_name("result.onnx")
         runs = [not isinstance(row, Exception) for row in given.expected or ()]
         row = {
@@ -66,7 +66,7 @@ def _write_failure(made: Any, text: str, complaints: list[str], base: Path) -> N
     def fails(proto: Any, feeds: Any, passes: str = text) -> bool:
         try:
             with subject(proto, feeds) as given:
-                return bool(judge(given, passes, bigger="inline" in passes))
+                return bool(judge(given, passes))
         except Exception:  # noqa: BLE001 - a smaller model may be broken in other ways
             return False
 

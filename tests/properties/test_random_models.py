@@ -21,7 +21,7 @@ def complaints_of(random: Random) -> tuple[list[str], int]:
     text = pass_list(random, exact_passes())
     with subject(made.proto, made.feeds) as model:
         ran = sum(not isinstance(row, Exception) for row in model.expected or ())
-        return judge(model, text, bigger="inline" in text), ran
+        return judge(model, text), ran
 
 
 @pytest.mark.parametrize("group", range(GROUPS))

@@ -37,6 +37,6 @@ def test_torture_models_survive_each_pass(zoo: Path, part: int) -> None:
                 seen += 1
                 ran += any(isinstance(row, list) for row in given.expected or ())
                 for text in exact_passes():
-                    assert judge(given, text, bigger=text == "inline") == [], path.name
+                    assert judge(given, text) == [], path.name
     assert seen > 0.9 * len(paths)
     assert ran > 0.6 * seen
