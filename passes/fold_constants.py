@@ -17,8 +17,9 @@ from passes.rewriting.facts import static
 from passes.rewriting.foldable import BIGGER, Foldable, foldable
 from passes.rewriting.rename import renamed
 from passes.rewriting.rewrite import Rewrite
+from passes.rewriting.rule import Applied, Result, Rule
 from passes.rewriting.targets import target_of
-from passes.rewriting.work import Applied, Result, Rule, Work
+from passes.rewriting.work import Work
 
 Array = np.ndarray[Any, Any]
 
@@ -45,9 +46,9 @@ class FoldConstants(Rewrite):
     summary: ClassVar[str] = "compute what does not depend on inputs, unless the file would grow"
 
     largest: Annotated[
-        int, Param("most bytes of a constant that makes the file bigger", ge=0, le=1 << 31)
-    ] = 1 << 20
-    growth: Annotated[int, Param("bytes by which the model may grow", ge=0, le=1 << 31)] = 0
+        int, Param("most bytes of a constant that makes the file bigger", ge=0, le=2147483648)
+    ] = 1048576
+    growth: Annotated[int, Param("bytes by which the model may grow", ge=0, le=2147483648)] = 0
 
     def rewrite(self, work: Work) -> None:
         """Replace what is constant by its value."""

@@ -56,7 +56,7 @@ def inline(
     Args:
         work: The model; facts and scopes are forgotten when anything was inlined.
         only_if_smaller: Inline a function only where that makes neither the file bigger nor the
-            nodes more, all scopes counted: one that is called once, or has one node.
+            nodes more: one that has a single node.
         new_imports: The model may have to import operator sets that only functions import.
         only: Inline these functions and no others; None: all.
     """
@@ -163,7 +163,7 @@ class _Inliner:
         calls = self.calls[key]
         if any(call not in self.work.selection for call in calls):
             return False
-        return len(calls) == 1 or sum(1 for _ in all_nodes(self.functions[key].graph)) <= _TINY
+        return sum(1 for _ in all_nodes(self.functions[key].graph)) <= _TINY
 
     def _instance(self, call: ir.Node, function: ir.Function) -> Instance:
         root = self._root(call)

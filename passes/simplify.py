@@ -10,6 +10,7 @@ from passes.deduplicate import deduplicate
 from passes.eliminate import eliminate
 from passes.fold_constants import fold_constants
 from passes.fuse import fuse
+from passes.inline import inline
 from passes.rewriting.rewrite import Rewrite
 from passes.rewriting.work import Work
 
@@ -22,7 +23,8 @@ class Simplify(Rewrite):
     """Run ``eliminate``, ``deduplicate``, ``fold_constants`` and ``fuse`` until nothing changes.
 
     Neither nodes nor bytes grow, and the signature of the model is kept. Results differ only where
-    ``fuse`` moves arithmetic into weights; see there.
+    ``fuse`` moves arithmetic into weights; see there. Calls of model functions are inlined if that
+    leaves no more nodes in the main graph; ``inline`` before ``simplify`` inlines them in any case.
     """
 
     name: ClassVar[str] = "simplify"
@@ -30,18 +32,40 @@ class Simplify(Rewrite):
 
     def rewrite(self, work: Work) -> None:
         """Clean up until nothing changes."""
-        seen: set[bytes] = set()
-        for _ in range(MOST_ROUNDS):
-            before = work.edits
-            work.forget_facts()
-            for part in _PARTS:
-                part(work)
-            if work.edits == before:
-                break
-            mark = _fingerprint(work)
-            if mark in seen:
-                break
-            seen.add(mark)
+        if work.model.functions and _inlined(work):
+            return
+        inline(work, only_if_smaller=True)
+        _clean(work)
+
+
+def _inlined(work: Work) -> bool:
+    """Try what is left when all calls are inlined first; take it if it is no bigger."""
+    model = work.model
+    trial = Work(model.clone(), work.context, work.selection)
+    inline(trial, new_imports=False)
+    if not trial.edits:
+        return False
+    _clean(trial)
+    trial.finish()
+    if trial.saved < 0 or len(trial.model.graph) > len(model.graph):
+        return False  # what the calls stood for did not fuse
+    work.adopt(trial)
+    return True
+
+
+def _clean(work: Work) -> None:
+    seen: set[bytes] = set()
+    for _ in range(MOST_ROUNDS):
+        before = work.edits
+        work.forget_facts()
+        for part in _PARTS:
+            part(work)
+        if work.edits == before:
+            break
+        mark = _fingerprint(work)
+        if mark in seen:
+            break
+        seen.add(mark)
 
 
 def _fingerprint(work: Work) -> bytes:

@@ -7,11 +7,13 @@ python -m converter.cli.docs rules > docs/rules.md
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 from converter.core import registry
 from converter.core.declaration import Declaration, Parameter
 
+_MOST_TYPES = 12
 _HEAD = """\
 # Passes
 
@@ -51,17 +53,24 @@ def rules_page() -> str:
             continue
         rules = getattr(sys.modules[registry.get(entry.name).__module__], "RULES", ())
         if rules:
-            rows = [_rule(rule) for rule in rules]
+            groups: dict[tuple[str, str, int], list[Any]] = {}
+            for rule in rules:
+                groups.setdefault((rule.name, rule.tolerance, rule.since), []).append(rule)
+            rows = [_rule(group) for group in groups.values()]
             head = "| rule | operators | results differ by | looks for |\n| --- | --- | --- | --- |"
             sections.append(f"## {entry.name}\n\n" + "\n".join([head, *rows]) + "\n")
     return _RULES_HEAD + "\n".join(sections)
 
 
-def _rule(rule: Any) -> str:
-    looks = "<br>".join(f"`{_cell(text)}`" for text in rule.patterns)
+def _rule(group: Sequence[Any]) -> str:
+    """Return the row of rules that count under one name."""
+    rule = group[0]
+    looks = "<br>".join(f"`{_cell(text)}`" for each in group for text in each.patterns)
+    types = list(dict.fromkeys(op_type for each in group for op_type in each.op_types))
+    more = f" and {len(types) - _MOST_TYPES} more" if len(types) > _MOST_TYPES else ""
     needs = f" (opset {rule.since})" if rule.since > 1 else ""
-    types = ", ".join(rule.op_types) + needs
-    cells = (rule.name.replace("_", " "), types, _cell(rule.tolerance) or "nothing", looks)
+    operators = ", ".join(types[:_MOST_TYPES]) + more + needs
+    cells = (rule.name.replace("_", " "), operators, _cell(rule.tolerance) or "nothing", looks)
     return f"| {' | '.join(cells)} |"
 
 

@@ -9,7 +9,8 @@ import onnx_ir as ir
 
 from converter.core.graph import constant
 from passes.elimination.look import bypass, is_sole, made_by
-from passes.rewriting.work import Applied, Result, Rule, Work
+from passes.rewriting.rule import Applied, Result, Rule
+from passes.rewriting.work import Work
 
 Array = np.ndarray[Any, Any]
 _LARGEST = 1 << 16  # elements of a constant that are read to see whether all are neutral

@@ -5,7 +5,8 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from passes.elimination.look import bypass, made_by, skip_over
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.rule import Result, Rule
+from passes.rewriting.work import Work
 
 _T = ir.DataType
 

@@ -10,7 +10,8 @@ from passes.elimination.look import ask, bypass, is_sole, made_by, skip_over, st
 from passes.rewriting import sizes
 from passes.rewriting.facts import Dims, static
 from passes.rewriting.question import axis_in
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.rule import Result, Rule
+from passes.rewriting.work import Work
 
 _AXIS_SINCE = 4  # the axis may be left out before
 _MOST_INPUTS = 4096

@@ -10,7 +10,8 @@ from converter.core.graph import constant, is_op
 from passes.elimination.look import MOST_USERS, ask, bypass, is_plain
 from passes.rewriting.facts import static
 from passes.rewriting.question import broadcast
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.rule import Result, Rule
+from passes.rewriting.work import Work
 
 if TYPE_CHECKING:
     import onnx_ir as ir

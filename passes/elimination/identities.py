@@ -8,7 +8,8 @@ from converter.core.graph import constant
 from passes.elimination.look import ask, bypass
 from passes.rewriting.facts import static
 from passes.rewriting.question import axis_in
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.rule import Result, Rule
+from passes.rewriting.work import Work
 
 if TYPE_CHECKING:
     import onnx_ir as ir

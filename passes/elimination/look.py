@@ -10,7 +10,8 @@ import onnx_ir as ir
 from converter.core.graph import is_op
 from passes.rewriting import sizes
 from passes.rewriting.question import Question
-from passes.rewriting.work import Applied, Result, Work
+from passes.rewriting.rule import Applied, Result
+from passes.rewriting.work import Work
 
 PUBLIC = "its output and its input are both public or belong to different graphs"
 MOST_USERS = 8  # looked at per node; a bound keeps the pass linear

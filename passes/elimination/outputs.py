@@ -8,7 +8,8 @@ import onnx_ir as ir
 
 from converter.core.graph import redirect, subgraphs
 from passes.elimination.look import is_plain
-from passes.rewriting.work import Applied, Result, Rule, Work
+from passes.rewriting.rule import Applied, Result, Rule
+from passes.rewriting.work import Work
 
 
 def _unused(node: ir.Node) -> list[int]:

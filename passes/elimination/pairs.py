@@ -10,7 +10,8 @@ import onnx_ir as ir
 from converter.core.graph import constant
 from passes.elimination.look import bypass, is_sole, made_by, stand_in
 from passes.rewriting import sizes
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.rule import Result, Rule
+from passes.rewriting.work import Work
 
 _INVERSE = ("Neg", "Not", "BitwiseNot")
 _WHOLE = ("Ceil", "Floor", "Round")

@@ -9,7 +9,8 @@ from passes.elimination.look import ask, is_sole, made_by, stand_in
 from passes.rewriting import sizes
 from passes.rewriting.facts import static
 from passes.rewriting.movement import slice_ranges
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.rule import Result, Rule
+from passes.rewriting.work import Work
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -11,7 +11,8 @@ from passes.rewriting import sizes
 from passes.rewriting.facts import Dims, Size
 from passes.rewriting.movement import slice_ranges
 from passes.rewriting.question import axis_in
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.rule import Result, Rule
+from passes.rewriting.work import Work
 
 TO_THE_END = (1 << 31) - 1
 _INPUTS_SINCE = 10  # starts, ends, axes and steps are attributes before this operator set

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from converter.core.graph import is_op
 from passes.elimination.look import bypass, integers, is_plain, is_sole, made_by, skip_over
 from passes.rewriting.facts import Dims
-from passes.rewriting.work import Applied, Result, Rule, Work
+from passes.rewriting.rule import Applied, Result, Rule
+from passes.rewriting.work import Work
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -20,8 +20,9 @@ from passes.elimination.look import (
 from passes.elimination.transposes import keeps_order, permutation
 from passes.rewriting import sizes
 from passes.rewriting.facts import Dims, static
+from passes.rewriting.rule import Result, Rule
 from passes.rewriting.targets import target_of
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.work import Work
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -9,7 +9,8 @@ import numpy as np
 from converter.core.graph import constant
 from passes.fusion.layer import FLOATS, LAYERS, Layer, layer_before, layer_of, step_before
 from passes.fusion.weights import ROUNDING, Affine, ScaleChannels, fold_after, fold_before
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.rule import Result, Rule
+from passes.rewriting.work import Work
 
 if TYPE_CHECKING:
     import onnx_ir as ir

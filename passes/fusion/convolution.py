@@ -11,7 +11,8 @@ import onnx_ir as ir
 from passes.fusion.layer import Layer, dims_of, integer, layer_before, layer_of, unpadded
 from passes.fusion.weights import STAYS, constant_cost, set_weight, unfit
 from passes.rewriting import sizes
-from passes.rewriting.work import Applied, Result, Rule, Work
+from passes.rewriting.rule import Applied, Result, Rule
+from passes.rewriting.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -160,6 +161,7 @@ def _install(pair: _Pair, weight: Array, bias: Array | None, work: Work) -> Resu
     cost = constant_cost(work, outer.node, weight, name)
     if bias is not None:
         cost += constant_cost(work, outer.node, bias, f"{name}_bias")
+        cost += sizes.text_bytes(f"{name}_bias_10") + 2
     if not work.affords(cost - gone):
         return "the merged weights would make the file bigger"
     if pair.keeps_inner:

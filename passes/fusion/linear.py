@@ -31,7 +31,8 @@ from passes.fusion.weights import (
     set_weight,
     swallowed,
 )
-from passes.rewriting.work import Applied, Result, Rule, Work
+from passes.rewriting.rule import Applied, Result, Rule
+from passes.rewriting.work import Work
 
 Array = np.ndarray[Any, Any]
 BROADCASTS = 7
@@ -188,7 +189,7 @@ def _copy(inner: _Step, work: Work, data: Array) -> int:
     value = inner.node.inputs[inner.place]
     if value is None or work.constant_saving(value, {inner.node}):
         return 0
-    return constant_cost(work, inner.node, data, value.name or "")
+    return constant_cost(work, inner.node, data, f"{value.name}_10") + 4
 
 
 RULES = (

@@ -8,7 +8,8 @@ from converter.core.graph import constant, is_op
 from passes.fusion.layer import unpadded
 from passes.rewriting import sizes
 from passes.rewriting.pattern import attribute_value
-from passes.rewriting.work import Applied, Result, Rule, Work
+from passes.rewriting.rule import Applied, Result, Rule
+from passes.rewriting.work import Work
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -12,7 +12,8 @@ from converter.core.graph import constant, set_constant
 from converter.core.tensors import MappedTensor, chunks
 from passes.fusion.layer import Layer, Layout, dims_of
 from passes.rewriting import sizes
-from passes.rewriting.work import Applied, Result, Work
+from passes.rewriting.rule import Applied, Result
+from passes.rewriting.work import Work
 
 Array = np.ndarray[Any, Any]
 ROUNDING = "one rounding step of the weights: relative 1e-6 for float32, 1e-3 for float16"
@@ -242,7 +243,9 @@ def _cost(work: Work, layer: Layer, node: ir.Node, bias: Array) -> int:
         if tensor is not None and dims_of(tensor) == bias.shape:
             return -gone
         gone += work.constant_saving(old, {layer.node})
-    return constant_cost(work, layer.node, bias, _bias_name(layer.node)) - gone
+    name = f"{_bias_name(layer.node)}_10"
+    cost = constant_cost(work, layer.node, bias, name) + sizes.text_bytes(name) + 2
+    return cost - gone
 
 
 def constant_cost(work: Work, user: ir.Node, data: Array, name: str) -> int:

@@ -13,7 +13,8 @@ import onnx_ir as ir
 
 from converter.core.graph import DEFAULT_DOMAINS, constant, is_op
 from passes.rewriting.question import broadcast
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.rule import Result, Rule
+from passes.rewriting.work import Work
 
 _FLOATS = frozenset(
     {ir.DataType.BFLOAT16, ir.DataType.DOUBLE, ir.DataType.FLOAT, ir.DataType.FLOAT16}

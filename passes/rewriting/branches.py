@@ -10,7 +10,8 @@ from converter.core import graph as edit
 from converter.core.graph import constant, subgraphs
 from passes.rewriting import sizes
 from passes.rewriting.rename import renamed
-from passes.rewriting.work import Applied, Result, Rule, Work
+from passes.rewriting.rule import Applied, Result, Rule
+from passes.rewriting.work import Work
 
 _BIGGER = "the chosen branch would make the file bigger"
 _SCANS = "the Loop never runs, but outputs that it collects are used"

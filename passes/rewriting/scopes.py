@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-
+from typing import TYPE_CHECKING
 
 from converter.core.graph import subgraphs
-from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import onnx_ir as ir

@@ -24,7 +24,8 @@ from passes.rewriting.pattern import (
     parse,
     plausible,
 )
-from passes.rewriting.work import Applied, Result, Rule, Work
+from passes.rewriting.rule import Applied, Result, Rule
+from passes.rewriting.work import Work
 
 Array = np.ndarray[Any, Any]
 BIGGER = "it would make the file bigger"
@@ -243,6 +244,10 @@ def _install(found: Found, new: New) -> Result:
     """Make the new nodes, move the users over, and remove the old ones."""
     match, work = found.match, found.work
     nodes, constants = _parts(new)
+    read = {id(v.producer()) for n in nodes for v in n.inputs if isinstance(v, ir.Value)}
+    for node in match.inner:
+        if id(node) in read:
+            return f"{label(node)} in the middle is needed by what would replace it"
     if len(nodes) > 1 + len(match.inner):
         return "it would take more nodes"
     if not work.affords(_cost(found, nodes, constants)):

@@ -11,7 +11,8 @@ import onnx_ir as ir
 from converter.core.graph import constant
 from converter.core.tensors import CHUNK_BYTES, MappedTensor
 from passes.rewriting.pattern import attribute_value
-from passes.rewriting.work import Result, Rule, Work
+from passes.rewriting.rule import Result, Rule
+from passes.rewriting.work import Work
 
 Array = np.ndarray[Any, Any]
 _EAGER_BYTES = 1 << 20  # smaller ones are computed with all other constants

@@ -1,17 +1,13 @@
 """The state of one clean-up run and the worklist that applies rules until none fires.
 
-A :class:`Rule` is data: its name (which is also the name of its count), the operator types it is
-indexed by, and a function ``(node, work)`` that edits the graph through :class:`Work` and returns
-:class:`Applied`, a sentence that says why an eligible node was left alone, or None when the node is
-not what the rule is about. Every edit costs time in proportion to what it touches, so a run is
-linear in the size of the model.
+Every edit costs time in proportion to what it touches, so a run is linear in the size of the model.
 """
 
 from __future__ import annotations
 
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -27,6 +23,7 @@ from passes.rewriting import sizes
 from passes.rewriting.facts import Facts
 from passes.rewriting.journal import Journal
 from passes.rewriting.purity import is_pure
+from passes.rewriting.rule import Applied, Rule
 from passes.rewriting.scopes import Scope, scopes_of
 
 if TYPE_CHECKING:
@@ -35,44 +32,6 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 _FIRST_IR_WITH_FREE_INITIALIZERS = 4
 _CREDIT_BYTES = 1024
-
-
-@dataclass(frozen=True)
-class Applied:
-    """A rule has changed the graph.
-
-    Attributes:
-        revisit: Nodes to look at again beside the ones that the edit touched.
-    """
-
-    revisit: tuple[ir.Node, ...] = ()
-
-
-Result = Applied | str | None
-
-
-@dataclass(frozen=True)
-class Rule:
-    """One rewrite.
-
-    Attributes:
-        name: Names the count of its uses in the outcome.
-        op_types: Operators of the default domain that the function is called with.
-        function: See the module's description.
-        tolerance: How outputs may differ, for people; "" means bit-equal.
-        patterns: What it looks for, of a rule that is written as patterns.
-        since: Operator set that it needs.
-        below: By operator, those of which one has to be directly below the node; a quick test that
-            saves most calls. An operator that is missing here has no such need.
-    """
-
-    name: str
-    op_types: tuple[str, ...]
-    function: Callable[[ir.Node, Work], Result]
-    tolerance: str = ""
-    patterns: tuple[str, ...] = ()
-    since: int = 1
-    below: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 @dataclass
@@ -126,6 +85,15 @@ class Work:
         """What is certain about values."""
         opsets = {graph: scope.opset for graph, scope in self.scopes.items()}
         return Facts(set(self.model.graph.inputs), opsets)
+
+    def adopt(self, other: Work) -> None:
+        """Make the outcome of a trial on a clone of the model this one's."""
+        model, new = self.model, other.model
+        model.graph = new.graph
+        model.functions.clear()
+        model.functions.update(new.functions)
+        self.__dict__.update(other.__dict__)
+        self.model = model
 
     def refresh(self) -> None:
         """Look at the model anew after an edit of its scopes or functions."""

@@ -10,7 +10,7 @@ import pytest
 
 from converter.core import registry
 from passes.rewriting.pattern import Call, Either, Operand, parse
-from passes.rewriting.work import Rule
+from passes.rewriting.rule import Rule
 
 
 def rules() -> list[tuple[str, Rule]]:

@@ -114,3 +114,10 @@ def test_the_page_about_passes_is_current() -> None:
     assert (ROOT / "docs" / "passes.md").read_text() == made.stdout, (
         "run: python -m converter.cli.docs > docs/passes.md"
     )
+
+
+def test_the_page_about_rules_is_current() -> None:
+    made = in_root(sys.executable, "-m", "converter.cli.docs", "rules")
+    assert (ROOT / "docs" / "rules.md").read_text() == made.stdout, (
+        "run: python -m converter.cli.docs rules > docs/rules.md"
+    )

@@ -112,6 +112,15 @@ def test_excluded_nodes_and_public_values_in_the_middle_stay() -> None:
     assert not sweep(model_from_text(text), swish()).modified
 
 
+def test_a_node_that_the_new_ones_read_cannot_go() -> None:
+    rule = swish(
+        patterns=("Add(Sigmoid(x), z)",), rewrite=lambda found: New("Mul", (found["x"], found["z"]))
+    )
+    outcome = sweep(model_of("s = Sigmoid (x) y = Add (s, s)"), rule)
+    assert not outcome.modified
+    assert ["needed by what" in skip.reason for skip in outcome.skipped] == [True]
+
+
 def test_an_operator_that_the_model_defines_itself_stays() -> None:
     model = model_from_text(
         """<ir_version: 8, opset_import: ["" : 17]>
