@@ -118,7 +118,11 @@ def _epsilon(found: Found) -> float:
 def _source(found: Found) -> ir.Value:
     """Return the input, before a Cast to the type that the statistics are computed in."""
     out = found.work.facts.of(found.root.outputs[0]).dtype
-    if found.dtype("x") in (out, None):
+    if not any(node.op_type == "Cast" for node in found.match.inner):
+        return found["x"]
+    if found.dtype("x") != ir.DataType.FLOAT:
+        raise UnfitError("its statistics are not computed in float32")
+    if out == ir.DataType.FLOAT:
         return found["x"]
     producer = found["x"].producer()
     source = producer.inputs[0] if producer is not None and producer.op_type == "Cast" else None

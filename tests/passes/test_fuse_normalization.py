@@ -136,6 +136,18 @@ def test_mixed_precision() -> None:
     assert model.graph.node(0).inputs[0] is model.graph.inputs[0]
 
 
+def test_statistics_in_double_stay() -> None:
+    body = (
+        "h = Cast <to = 11> (x) m = ReduceMean (h, last) e = Sub (h, m) q = Pow (e, k2)"
+        " v = ReduceMean (q, last) a = Add (v, k5) s = Sqrt (a) n = Div (e, s)"
+        " l = Cast <to = 1> (n) " + AFFINE.replace("(n,", "(l,")
+    )
+    model = build(body, k2=np.array(2, np.float64), k5=np.array(1e-5, np.float64))
+    outcome = check(Fuse(), model)
+    assert "LayerNormalization" not in op_types(model)
+    assert any("float32" in skip.reason for skip in outcome.skipped)
+
+
 CHANNELS = mean("spatial") + variance(axes="spatial") + "n = Div (e, s) "
 
 
