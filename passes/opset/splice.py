@@ -70,6 +70,7 @@ class Splicer:
         graph.insert_before(node, instance.nodes)
         for old, new in zip(node.outputs, instance.outputs, strict=True):
             if new is not filler and (old.uses() or old.is_graph_output()):
+                _declare(new, old)
                 old.replace_all_uses_with(new, replace_graph_outputs=True)
         graph.remove(node, safe=True)
 
@@ -114,6 +115,15 @@ class Splicer:
         graph.register_initializer(value)
         self._constants[key] = value
         return value
+
+
+def _declare(new: ir.Value, old: ir.Value) -> None:
+    """Leave the declaration of an output as it was: it is part of the signature."""
+    if not old.is_graph_output():
+        return
+    new.type, new.shape, new.doc_string = old.type or new.type, old.shape, old.doc_string
+    new.metadata_props.update(old.metadata_props)
+    new.meta.update(old.meta)
 
 
 def _purpose(array: np.ndarray) -> str:
