@@ -171,11 +171,11 @@ def _install(pair: _Pair, weight: Array, bias: Array | None, work: Work) -> Resu
         work.set_input(outer.node, 0, inner.source)
     node = keeper.node
     set_weight(work, node, 1, ir.tensor(weight))
-    for name in ("alpha", "beta", "transB"):
-        node.attributes.pop(name, None)
+    for attribute in ("alpha", "beta", "transB"):
+        node.attributes.pop(attribute, None)
     if bias is not None:
         node.resize_inputs(3)
-        set_weight(work, node, 2, ir.tensor(bias))
+        set_weight(work, node, 2, ir.tensor(bias), f"{name}_bias")
     return Applied((node,))
 
 

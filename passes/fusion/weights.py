@@ -89,7 +89,8 @@ def fold_after(work: Work, layer: Layer, node: ir.Node, affine: Affine) -> Resul
     reason = _obstacle(work, layer, node, new)
     if reason:
         return reason
-    return _rewrite(work, layer, new) if work.replace(node, layer.output) else STAYS
+    name = _bias_name(layer.node, node)
+    return _rewrite(work, layer, new, name) if work.replace(node, layer.output) else STAYS
 
 
 def scale_of(layer: Layer, factor: Array) -> ScaleChannels | str | None:
@@ -130,8 +131,9 @@ def fold_before(
     reason = _obstacle(work, layer, node, new)
     if reason:
         return reason
+    name = _bias_name(layer.node, node)
     work.set_input(layer.node, 0, source)
-    return _rewrite(work, layer, new)
+    return _rewrite(work, layer, new, name)
 
 
 @dataclass(frozen=True)
@@ -243,7 +245,7 @@ def _cost(work: Work, layer: Layer, node: ir.Node, bias: Array) -> int:
         if tensor is not None and dims_of(tensor) == bias.shape:
             return -gone
         gone += work.constant_saving(old, {layer.node})
-    name = f"{_bias_name(layer.node)}_10"
+    name = f"{_bias_name(layer.node, node)}_10"
     cost = constant_cost(work, layer.node, bias, name) + sizes.text_bytes(name) + 2
     return cost - gone
 
@@ -259,13 +261,15 @@ def _is_own(value: ir.Value) -> bool:
     return len(value.uses()) == 1 and not value.is_graph_output()
 
 
-def _bias_name(layer: ir.Node) -> str:
+def _bias_name(layer: ir.Node, node: ir.Node) -> str:
+    """Name a new bias after the constant that it comes from: the second of BatchNormalization."""
+    given = [value.name for value in node.inputs if value is not None and constant(value)]
     weight = layer.inputs[1]
     assert weight is not None
-    return f"{weight.name}_bias"
+    return (given[min(1, len(given) - 1)] if given else None) or f"{weight.name}_bias"
 
 
-def _rewrite(work: Work, layer: Layer, new: Weights) -> Applied:
+def _rewrite(work: Work, layer: Layer, new: Weights, name: str = "") -> Applied:
     node = layer.node
     if new.scale is not None:
         set_weight(work, node, 1, _scaled(layer.weight, new.scale))
@@ -275,19 +279,21 @@ def _rewrite(work: Work, layer: Layer, new: Weights) -> Applied:
             node.op_type = "Gemm"
         if len(node.inputs) < 3:
             node.resize_inputs(3)
-        set_weight(work, node, 2, ir.tensor(bias))
+        set_weight(work, node, 2, ir.tensor(bias), name)
         if "beta" in node.attributes:
             node.attributes["beta"] = ir.AttrFloat32("beta", 1.0)
     return Applied((node,))
 
 
-def set_weight(work: Work, node: ir.Node, index: int, data: ir.TensorProtocol) -> None:
+def set_weight(
+    work: Work, node: ir.Node, index: int, data: ir.TensorProtocol, name: str = ""
+) -> None:
     """Give a layer a new constant, in place of the old one where nobody else reads that."""
     old = node.inputs[index]
     before = constant(old)
     if old is None or before is None or not _is_own(old) or dims_of(before) != dims_of(data):
-        name = _bias_name(node) if index == 2 else (old.name if old else None) or "weight"
-        work.set_input(node, index, work.new_constant(node, name, data))
+        base = (old.name if old is not None else None) or name or "weight"
+        work.set_input(node, index, work.new_constant(node, base, data))
         return
     producer = old.producer()
     if producer is None:

@@ -85,6 +85,12 @@ MISSES = {
         {"w": weight(4, 6), "b": weight(1, 1, 6)},
         "more rows",
     ),
+    "the product added to itself": (
+        "N,4",
+        "c = MatMul (x, w) y = Add (c, c)",
+        {"w": weight(4, 6)},
+        "needed by what would replace it",
+    ),
     "product used elsewhere": (
         "N,4",
         "c = MatMul (x, w) d = Add (c, b) y = Mul (c, d)",
