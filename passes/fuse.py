@@ -17,6 +17,7 @@ from passes.fusion import (
     linear,
     normalization,
     padding,
+    unit_axes,
     zeros,
 )
 from passes.rewriting.rewrite import Rewrite
@@ -31,6 +32,7 @@ LAYERS = (
     *padding.RULES,
     *arithmetic.RULES,
     *gemm.RULES,
+    *unit_axes.RULES,
     *zeros.RULES,
 )
 """Constants into the weights of linear layers and into each other."""
