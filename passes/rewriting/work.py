@@ -308,7 +308,7 @@ class Work:
             inputs,
             ir.convenience.convert_attributes(attributes),
             outputs=[output],
-            name=name,
+            name=name or "",  # None would let the graph make up one, which takes bytes
         )
         self.saved -= sizes.node_bytes(node)
         self.home(before).insert_before(before, node)
@@ -370,10 +370,10 @@ class Work:
             if node in self._dead or node.domain not in DEFAULT_DOMAINS or node.overload:
                 continue
             matching = index.get(node.op_type)
-            if node.op_type in self.redefined:
+            if matching is None or node.op_type in self.redefined:
                 continue
             # Dead nodes are left to the rule that removes them: replacing one frees what it reads.
-            if matching is not None and node in self.selection and _is_read(node):
+            if node in self.selection and _is_read(node):
                 self._try(node, matching)
         self.finish()
 
@@ -384,7 +384,8 @@ class Work:
             needed = rule.below.get(node.op_type)
             if needed is not None and not asked and needed.isdisjoint(below):
                 continue
-            started, subject = time.perf_counter(), label(node)
+            subject = label(node) if asked else ""
+            started = time.perf_counter()
             journal.acting = rule.name
             result = rule.function(node, self)
             journal.spend(rule.name, time.perf_counter() - started)

@@ -150,6 +150,13 @@ def test_a_value_may_take_the_place() -> None:
     assert nodes(model) == ["Relu"]
 
 
+def test_new_nodes_get_no_made_up_name() -> None:
+    model = model_of("s = Sigmoid (x) y = Mul (s, x)")
+    two = swish(rewrite=lambda found: New("Relu", (New("Neg", (found["x"],)),)))
+    assert sweep(model, two).modified
+    assert [node.name for node in model.graph] == ["", ""]
+
+
 def test_constants_that_nobody_needs_pay_for_new_ones() -> None:
     model = model_of("s = Add (x, a) y = Add (s, b)", a=np.ones(50), b=np.ones(50))
     rule = Substitution(
