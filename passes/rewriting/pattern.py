@@ -119,18 +119,23 @@ def plausible(pattern: Call, node: ir.Node) -> bool:
     Names, constants and attributes are left to :class:`Matcher`; most nodes fail here already.
     """
     values = node.inputs
+    swaps = pattern.op_type in COMMUTATIVE
     for index, operand in enumerate(pattern.inputs):
-        if isinstance(operand, Call | Either):
-            places = values if pattern.op_type in COMMUTATIVE else values[index : index + 1]
-            if not any(_may_be(operand, value) for value in places):
-                return False
+        kind = type(operand)
+        if kind is not Call and kind is not Either:
+            continue
+        for value in values if swaps else values[index : index + 1]:
+            if _may_be(operand, value):
+                break
+        else:
+            return False
     return True
 
 
 def _may_be(operand: Operand, value: ir.Value | None) -> bool:
-    if isinstance(operand, Either):
+    if type(operand) is Either:
         return any(_may_be(option, value) for option in operand.options)
-    if not isinstance(operand, Call):
+    if type(operand) is not Call:
         return True
     producer = value.producer() if value is not None else None
     if producer is None or producer.op_type != operand.op_type:
