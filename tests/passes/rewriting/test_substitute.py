@@ -151,7 +151,7 @@ def test_a_value_may_take_the_place() -> None:
 
 
 def test_new_nodes_get_no_made_up_name() -> None:
-    model = model_of("s = Sigmoid (x) y = Mul (s, x)")
+    model = model_of("activated_values = Sigmoid (x) y = Mul (activated_values, x)")
     two = swish(rewrite=lambda found: New("Relu", (New("Neg", (found["x"],)),)))
     assert sweep(model, two).modified
     assert [node.name for node in model.graph] == ["", ""]
