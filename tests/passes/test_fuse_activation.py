@@ -11,7 +11,6 @@ from exact import check
 from support import model_from_text, op_types
 
 from passes import Fuse
-from passes.fusion import activation
 
 F16 = 4e-3  # float16 has 11 bits, and the fused operator rounds less often
 TOLERANCE = {"float": 2e-6, "float16": F16, "double": 1e-12}
