@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from passes.elimination.look import bypass, made_by, skip_over
+from passes.elimination.look import bypass, is_sole, made_by, skip_over
 from passes.rewriting.rule import Result, Rule
 from passes.rewriting.work import Work
 
@@ -57,6 +57,9 @@ def _after_another(node: ir.Node, first: ir.Node, after: ir.DataType, work: Work
         return bypass(node, work, first.inputs[0])
     if not _same_without(origin, between, after):
         return None
+    names = [value.name or "" for value in (first.inputs[0], first.outputs[0])]
+    if not is_sole(node.inputs[0]) and len(names[0]) > len(names[1]):
+        return None  # nothing goes, and the file would grow by a longer name
     return skip_over(node, work)
 
 

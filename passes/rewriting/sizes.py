@@ -64,6 +64,14 @@ def new_constant_node_bytes(nbytes: int, rank: int, name: str) -> int:
     return nbytes + len(name) + 32 + 2 * rank + spare
 
 
+def renaming_bytes(old: ir.Value, new: ir.Value) -> int:
+    """Return by how much readers grow when one value takes the place of another."""
+    longer = len(new.name or "") - len(old.name or "")
+    if old.is_graph_output():
+        return -longer * (len(new.uses()) + 1)  # the new value takes the public name
+    return longer * len(old.uses())
+
+
 def text_bytes(text: str | None) -> int:
     """Return at least the bytes of a text with its tag."""
     length = len((text or "").encode())

@@ -149,11 +149,16 @@ class Work:
         """Let users of ``old`` use ``new``; see :func:`converter.core.graph.redirect`.
 
         Returns:
-            False when a public name, or a name that means something else in an inner graph, stands
-            in the way; then nothing was changed.
+            False when a public name, or a name that means something else in an inner graph, or a
+            name so long that the file would grow, stands in the way; then nothing was changed.
         """
         if self.shadowed and not self._same_meaning(old, new):
             return False
+        growth = sizes.renaming_bytes(old, new)
+        if growth > 0 and not self._affords_names(growth, old):
+            if not self._take_name(old, new):
+                return False
+            growth = 0
         was_output, users = old.is_graph_output(), old.consumers()
         if not edit.redirect(old, new):
             return False
@@ -161,7 +166,22 @@ class Work:
             # The old value may live on as one of several outputs of its node.
             old.name = self.names.fresh(old.name or "replaced")
         self.edits += 1
+        self.saved -= growth
         self.visit(users)
+        return True
+
+    def _affords_names(self, growth: int, old: ir.Value) -> bool:
+        """Tell whether the node that goes pays for a longer name in all its readers."""
+        maker = old.producer()
+        return self.affords(growth - (sizes.node_bytes(maker) if maker is not None else 0))
+
+    def _take_name(self, old: ir.Value, new: ir.Value) -> bool:
+        """Let the value that stays have the shorter name, unless one of the two is public."""
+        if old.is_graph_output() or new.is_graph_output() or new.producer() is None:
+            return False
+        if old.graph is not new.graph or {old.name, new.name} & self.shadowed:
+            return False
+        old.name, new.name = new.name, old.name
         return True
 
     def _same_meaning(self, old: ir.Value, new: ir.Value) -> bool:
@@ -184,6 +204,7 @@ class Work:
         old = node.inputs[index]
         node.replace_input_with(index, value)
         self.edits += 1
+        self.saved -= len(value.name or "") - (len(old.name or "") if old is not None else 0)
         self.visit([node])
         if old is not None:
             self._release([old])

@@ -247,6 +247,18 @@ CASES = {
         { c = Conv (x, w) d = Add (c, b) e = BatchNormalization (d, s, s, s, s) y = Relu (x) }""",
         arrays={"w": rand(4, 2, 3, 3), "b": rand(1, 4, 1, 1), "s": np.ones(4, np.float32)},
     ),
+    "short_name_of_a_long_input": Case(
+        "g (float[4] a_name_of_an_input_that_is_long) => (float[4] y) "
+        "{ i = Identity (a_name_of_an_input_that_is_long) y = Sum (i, i, i, i, i, i, i, i, i) }"
+    ),
+    "short_name_of_a_long_value": Case(
+        "g (float[4] x) => (float[4] y) { a_name_of_a_value_that_is_long = Neg (x) "
+        "i = Identity (a_name_of_a_value_that_is_long) y = Sum (i, i, i, i, i, i, i, i, i) }"
+    ),
+    "cast_of_cast_that_stays": Case(
+        "g (bool[4] condition) => (float16[4] y, int64[4] z) "
+        "{ z = Cast <to = 7> (condition) y = Cast <to = 10> (z) }"
+    ),
     "name_looks_generated": Case(
         """g (float[4] x) => (float[4] y) <float two = {2.0}, float three = {3.0}>
         { y_constant = Neg (x) v0 = Mul (two, three) node_Constant_0 = Mul (y_constant, v0)

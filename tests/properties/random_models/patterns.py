@@ -329,7 +329,7 @@ def rest(b: Builder) -> None:
 
 def random_noise(b: Builder) -> None:
     """Two random numbers multiplied by 0: never merged or folded, and yet comparable."""
-    if b.opset >= 22:
+    if b.opset >= 18:  # converted to 22 and newer, onnxruntime has no kernel for it
         return
     noise = [b.node("RandomNormal", [], (F32, (2,)), shape=[2]) for _ in range(2)]
     zero = b.node("Mul", [b.node("Sub", noise, noise[0]), b.constant(0.0)], noise[0])
