@@ -278,7 +278,7 @@ def _replace(work: Work, front: ir.Value, array: Array) -> None:
     base = f"{front.name or 'value'}_constant" if public else front.name or "value"
     new = work.new_constant(producer, base, array, as_node=public)
     name = front.name
-    if work.redirect(front, new):
+    if work.redirect(front, new, renamed=not public):
         if work.removable(producer):
             work.discard(producer)
             if not public and name:

@@ -86,9 +86,9 @@ class Fuse(Rewrite):
         fuse(work)
 
 
-def fuse(work: Work) -> None:
+def fuse(work: Work, rounds: int = _MOST_ROUNDS) -> None:
     """Fold what can be folded; the body of the pass, used by ``simplify`` too."""
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(rounds):
         before = work.edits
         for stage in STAGES:
             work.sweep(stage)

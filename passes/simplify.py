@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from passes.deduplicate import deduplicate
@@ -15,7 +16,7 @@ from passes.rewriting.rewrite import Rewrite
 from passes.rewriting.work import Work
 
 MOST_ROUNDS = 12
-_PARTS = (eliminate, deduplicate, fold_constants, fuse)
+_PARTS = (eliminate, deduplicate, fold_constants, partial(fuse, rounds=1))
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,8 @@ class Selection:
     exclude: tuple[str, ...] = ()
 
     def __contains__(self, node: ir.Node) -> bool:
+        if not self.exclude and not self.include:
+            return True
         if any(_matches(pattern, node) for pattern in self.exclude):
             return False
         return not self.include or any(_matches(pattern, node) for pattern in self.include)

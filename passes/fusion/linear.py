@@ -193,7 +193,25 @@ def _copy(inner: _Step, work: Work, data: Array) -> int:
 
 
 RULES = (
-    Rule("constants_folded_into_layers", ("Add", "Sub", "Mul", "Div", "Neg"), _after, ROUNDING),
-    Rule("constants_folded_into_layers", tuple(LAYERS), _before, ROUNDING),
-    Rule("scales_folded", ("Mul", "Div", "Neg"), _over_bias, ROUNDING),
+    Rule(
+        "constants_folded_into_layers",
+        ("Add", "Sub", "Mul", "Div", "Neg"),
+        _after,
+        ROUNDING,
+        below=dict.fromkeys(("Add", "Sub", "Mul", "Div", "Neg"), frozenset(LAYERS)),
+    ),
+    Rule(
+        "constants_folded_into_layers",
+        tuple(LAYERS),
+        _before,
+        ROUNDING,
+        below=dict.fromkeys(LAYERS, frozenset({"Mul", "Div", "Neg"})),
+    ),
+    Rule(
+        "scales_folded",
+        ("Mul", "Div", "Neg"),
+        _over_bias,
+        ROUNDING,
+        below=dict.fromkeys(("Mul", "Div", "Neg"), frozenset({"Add", "Sub"})),
+    ),
 )

@@ -116,13 +116,12 @@ def first_operators(pattern: Call) -> frozenset[str]:
 def plausible(pattern: Call, node: ir.Node) -> bool:
     """Tell quickly whether the operators below a node can be those of a pattern.
 
-    Names, constants and attributes are left to :class:`Matcher`; most nodes fail here already.
+    Names, numbers and attributes are left to :class:`Matcher`; most nodes fail here already.
     """
     values = node.inputs
     swaps = pattern.op_type in COMMUTATIVE
     for index, operand in enumerate(pattern.inputs):
-        kind = type(operand)
-        if kind is not Call and kind is not Either:
+        if type(operand) in _LOOSE:
             continue
         for value in values if swaps else values[index : index + 1]:
             if _may_be(operand, value):
@@ -132,10 +131,17 @@ def plausible(pattern: Call, node: ir.Node) -> bool:
     return True
 
 
+_LOOSE = frozenset({Anything, Missing})
+
+
 def _may_be(operand: Operand, value: ir.Value | None) -> bool:
-    if type(operand) is Either:
+    if isinstance(operand, Variable):
+        return value is not None and (not operand.fixed or constant(value) is not None)
+    if isinstance(operand, Number):
+        return constant(value) is not None
+    if isinstance(operand, Either):
         return any(_may_be(option, value) for option in operand.options)
-    if type(operand) is not Call:
+    if not isinstance(operand, Call):
         return True
     producer = value.producer() if value is not None else None
     if producer is None or producer.op_type != operand.op_type:

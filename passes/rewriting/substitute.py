@@ -261,7 +261,7 @@ def _install(found: Found, new: New) -> Result:
     old = root.outputs[0]
     value.type, value.shape = old.type, old.shape
     name = None if old.is_graph_output() else old.name
-    if not work.redirect(old, value):
+    if not work.redirect(old, value, renamed=True):
         work.discard(producer)
         return "its output cannot be moved"
     work.discard(root)

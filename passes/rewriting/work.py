@@ -145,8 +145,13 @@ class Work:
 
     # Edits
 
-    def redirect(self, old: ir.Value, new: ir.Value) -> bool:
+    def redirect(self, old: ir.Value, new: ir.Value, *, renamed: bool = False) -> bool:
         """Let users of ``old`` use ``new``; see :func:`converter.core.graph.redirect`.
+
+        Args:
+            old: What is used now.
+            new: What is used then.
+            renamed: The caller gives ``new`` the name of ``old`` afterwards.
 
         Returns:
             False when a public name, or a name that means something else in an inner graph, or a
@@ -154,7 +159,7 @@ class Work:
         """
         if self.shadowed and not self._same_meaning(old, new):
             return False
-        growth = sizes.renaming_bytes(old, new)
+        growth = 0 if renamed else sizes.renaming_bytes(old, new)
         if growth > 0 and not self._affords_names(growth, old):
             if not self._take_name(old, new):
                 return False
