@@ -14,6 +14,8 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 # arguments for a run of reduced size; a full run uses each script's defaults
 QUICK = {
+    "backend_cases.py": ["--every", "10"],
+    "differential.py": ["--cases", "300"],
     "load_save.py": ["--small"],
     "prune.py": ["--weights", "1e8"],
     "quantize.py": ["--repeat", "1"],

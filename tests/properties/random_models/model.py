@@ -14,7 +14,7 @@ from properties.random_models import elementwise, movement, patterns, scopes
 from properties.random_models.builder import BOOL, F32, I64, Builder, Dims, Shared, Tensor
 
 OPSETS = (13, 17, 18, 20, 21, 23, 11)
-_TARGETS = (13, 15, 17, 18, 20, 21, 22, 23)
+_TARGETS = (13, 15, 17, 18, 20, 21)  # from 22 on onnxruntime lacks kernels of random operators
 _IR = {11: 7, 13: 7, 17: 8, 18: 8, 20: 9, 21: 10, 23: 11}
 _SIZES = ({"N": 2, "L": 3}, {"N": 1, "L": 1}, {"N": 3, "L": 5}, {"N": 0, "L": 2})
 _INPUTS: tuple[Dims, ...] = (
