@@ -33,8 +33,8 @@ class Limits:
 
     Attributes:
         seconds: Longest time that one call in the child process may take.
-        patience: Longest time between two signs of life of such a call: a session was made, or a
-            run ended.
+        patience: Longest time between two signs of life of such a call (a session was made, or a
+            run ended); on a crowded machine the processor time of the child counts instead.
         memory_bytes: Address space of the child process beyond what it starts with.
         fold_bytes: Largest single constant that folding may create.
     """

@@ -36,6 +36,7 @@ from converter import errors
 from converter.core.context import Limits
 from converter.errors import ConverterError, LimitExceededError, ModelError
 from converter.execution import codec
+from converter.execution.patience import Patience
 
 T = TypeVar("T")
 _LOG = logging.getLogger(__name__)
@@ -253,8 +254,7 @@ class _Child:
         self._log = log
         self._deadline = time.monotonic() + limits.seconds
         # without signs of progress there is nothing to be impatient about
-        self._patience = limits.patience if watched else math.inf
-        self._next_sign = time.monotonic() + self._patience
+        self._patience = Patience(pid, limits.patience if watched else math.inf)
         self._poll = select.poll()
         for descriptor in (result, log):
             os.set_blocking(descriptor, False)
@@ -276,7 +276,7 @@ class _Child:
         if sum(sizes) > budget:
             raise ValueError("a message of impossible size")
         description = self._read(length)
-        self._next_sign = time.monotonic() + self._patience
+        self._patience.sign()
         return kind, codec.decode(description, [self._read(size) for size in sizes])
 
     def wait(self, *, patience: float) -> None:
@@ -318,7 +318,7 @@ class _Child:
     def _await(self) -> None:
         """Return when the pipe of results may have something to read."""
         while True:
-            left = min(self._deadline, self._next_sign) - time.monotonic()
+            left = min(self._deadline - time.monotonic(), self._patience.left())
             if left <= 0:
                 raise TimeoutError
             ready = {descriptor for descriptor, _ in self._poll.poll(min(left, 0.25) * 1000)}
