@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 _SHOWN = 3
 
 
+_MASK_IS_TRUE_SINCE = 12
+
+
 @dataclass(frozen=True)
 class Conversion:
     """What became of a conversion.
@@ -62,6 +65,9 @@ def convert(model: ir.Model, target: int, context: Context) -> Conversion:
     reason = _unfit(model, version)
     if reason:
         return Conversion((("the model", reason),))
+    masked = _read_masks(model, version, target)
+    if masked:
+        return Conversion(masked)
     draft = model.clone()
     try:
         found = _ask(draft, version, target, context)
@@ -87,6 +93,19 @@ def _unfit(model: ir.Model, version: int) -> str:
     if any(key[0] in g.DEFAULT_DOMAINS for key in model.functions):
         return "it defines operators of the default operator set itself"
     return ""
+
+
+def _read_masks(model: ir.Model, version: int, target: int) -> tuple[tuple[str, str], ...]:
+    """Find Dropout nodes whose mask is read: out of training it was all false, and is all true."""
+    if not min(version, target) < _MASK_IS_TRUE_SINCE <= max(version, target):
+        return ()
+    reason = f"its mask means something else before opset {_MASK_IS_TRUE_SINCE} and from there on"
+    return tuple(
+        (g.label(node), reason)
+        for node in g.walk(model)
+        if g.is_op(node, "Dropout")
+        and any(mask.uses() or mask.is_graph_output() for mask in node.outputs[1:])
+    )
 
 
 def _ask(model: ir.Model, version: int, target: int, context: Context) -> Mapping[str, Any]:

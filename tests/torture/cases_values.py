@@ -116,6 +116,9 @@ CASES = {
         f'{_F}<float a = {{1.0}}> {{ [n] p = Relu (x) [m] y = Clip (p, "", a) }}'
     ),
     "clip_of_relu": Case(f"{_F}<float a = {{-2.0}}> {{ p = Relu (x) y = Clip (p, a) }}"),
+    "dropout_mask_of_opset_11": Case(
+        "g (float[4] x) => (float[4] y, bool[4] m) { y, m = Dropout (x) }", opset=11
+    ),
     "cast_half_and_back": _casts(10),
     "cast_double_and_back": _casts(11),
     "cast_int_chain": _casts(7, 6, 7),
