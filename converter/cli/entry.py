@@ -72,7 +72,9 @@ def _dispatch(program: str, name: str, rest: list[str]) -> int:
         for package in ("converter", "passes"):
             logging.getLogger(package).setLevel(logging.DEBUG)
     from converter.cli.app import command
+    from converter.cli.late import import_late
 
+    import_late()
     # A model is a million objects that stay: looking for garbage among them at the usual pace
     # takes a fifth of the time.
     gc.set_threshold(100_000, 50, 50)
