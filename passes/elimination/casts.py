@@ -1,4 +1,4 @@
-"""Cast to the same type, and Cast after a Cast that loses nothing."""
+"""Cast and CastLike to the same type, and Cast after a Cast that loses nothing."""
 
 from __future__ import annotations
 
@@ -71,5 +71,15 @@ def _same_without(origin: ir.DataType, between: ir.DataType, after: ir.DataType)
     return between.is_integer() and after.is_integer() and after.bitwidth >= 8
 
 
-RULES = (Rule("casts_removed", ("Cast",), _cast),)
+def _cast_like(node: ir.Node, work: Work) -> Result:
+    source, like = (work.facts.of(value).dtype for value in node.inputs)
+    if source is None or source != like:
+        return None
+    return bypass(node, work, node.inputs[0])
+
+
+RULES = (
+    Rule("casts_removed", ("Cast",), _cast),
+    Rule("casts_removed", ("CastLike",), _cast_like),
+)
 """Casts without effect."""

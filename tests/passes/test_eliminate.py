@@ -24,6 +24,7 @@ REMOVED = {
     "identity": ("y = Identity (t)", {}, "identities_removed"),
     "identity chain": ("a = Identity (t) b = Identity (a) y = Identity (b)", {}, None),
     "cast to the same type": ("y = Cast <to = 1> (t)", {}, "casts_removed"),
+    "cast to the type of another": ("s = Sigmoid (t) y = CastLike (t, s)", {}, "casts_removed"),
     "transpose without effect": ("y = Transpose <perm = [0, 1, 2]> (t)", {}, "transposes_removed"),
     "two transposes": (
         "a = Transpose <perm = [2, 0, 1]> (t) y = Transpose <perm = [1, 2, 0]> (a)",
