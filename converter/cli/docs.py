@@ -14,6 +14,8 @@ from converter.core import registry
 from converter.core.declaration import Declaration, Parameter
 
 _MOST_TYPES = 12
+_MOST_FORMS = 4
+_LONGEST_FORM = 120
 _HEAD = """\
 # Passes
 
@@ -40,7 +42,8 @@ _RULES_HEAD = """\
 
 Made by `python -m converter.cli.docs rules > docs/rules.md` from the rules themselves; a test
 checks that it is current. `simplify` applies all of them, until none fires any more; its report
-counts each by this name. How patterns are read: `passes/rewriting/pattern.py`.
+counts each by this name. How patterns are read: `passes/rewriting/pattern.py`; long ones are only
+counted here.
 
 """
 
@@ -65,13 +68,25 @@ def rules_page() -> str:
 def _rule(group: Sequence[Any]) -> str:
     """Return the row of rules that count under one name."""
     rule = group[0]
-    looks = "<br>".join(f"`{_cell(text)}`" for each in group for text in each.patterns)
+    looks = _forms([text for each in group for text in each.patterns])
     types = list(dict.fromkeys(op_type for each in group for op_type in each.op_types))
     more = f" and {len(types) - _MOST_TYPES} more" if len(types) > _MOST_TYPES else ""
     needs = f" (opset {rule.since})" if rule.since > 1 else ""
     operators = ", ".join(types[:_MOST_TYPES]) + more + needs
     cells = (rule.name.replace("_", " "), operators, _cell(rule.tolerance) or "nothing", looks)
     return f"| {' | '.join(cells)} |"
+
+
+def _forms(patterns: Sequence[str]) -> str:
+    """Return the patterns that a person can read, and the number of those left out."""
+    short = sorted((text for text in patterns if len(text) <= _LONGEST_FORM), key=len)[:_MOST_FORMS]
+    shown = [f"`{_cell(text)}`" for text in short]
+    rest = len(patterns) - len(short)
+    if rest:
+        shown.append(
+            f"{'and ' if short else ''}{rest} {'more' if short else 'long'} form{'s' if rest > 1 else ''}"
+        )
+    return "<br>".join(shown)
 
 
 def _promise(found: Declaration) -> str:
