@@ -16,7 +16,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir._core import TensorBase  # not public in 1.1: the base that all its tensors share
 
-CHUNK_BYTES = 4 << 20
+CHUNK_BYTES = 1 << 18  # larger buffers go back to the system after each use: page faults
 _COPY_BYTES = 1 << 20
 _MAP_FROM = 1 << 16
 Array = np.ndarray[Any, Any]
@@ -199,9 +199,9 @@ class MappedTensor(TensorBase):
         """The tensor itself: there is no other representation."""
         return self
 
-    def chunks(self) -> Iterator[tuple[int, Array]]:
-        """Yield (start, flat chunk)."""
-        for start, chunk in chunks(self.source):
+    def chunks(self, nbytes: int = CHUNK_BYTES) -> Iterator[tuple[int, Array]]:
+        """Yield (start, flat chunk) for chunks of about ``nbytes`` of the source."""
+        for start, chunk in chunks(self.source, nbytes):
             yield start, self._function(chunk, start)
 
     def numpy(self) -> Array:
@@ -247,7 +247,7 @@ def chunks(tensor: ir.TensorProtocol, nbytes: int = CHUNK_BYTES) -> Iterator[tup
     come unpacked, as onnx_ir hands them out.
     """
     if isinstance(tensor, MappedTensor):
-        yield from tensor.chunks()
+        yield from tensor.chunks(nbytes)
         return
     if isinstance(tensor, FileTensor) and tensor.dtype.bitwidth >= 8:
         kind = tensor.dtype.numpy().newbyteorder("<")

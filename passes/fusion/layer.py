@@ -127,13 +127,21 @@ def unpadded(node: ir.Node) -> bool:
     return mode == "VALID"
 
 
+def _grouped(group: int, dims: tuple[int, ...]) -> Array:
+    """Return the channel of each step along axes 0 and 1 of a weight, up to where it repeats."""
+    steps = np.arange(dims[1])
+    if group == 1:
+        return steps
+    first = np.repeat(np.arange(group), dims[0] // group) * dims[1]
+    return (first[:, None] + steps).reshape(-1)
+
+
 def _conv(node: ir.Node, dims: tuple[int, ...]) -> Shape | None:
     group = integer(node, "group", 1)
     if len(dims) < 3 or group < 1 or dims[0] % group:
         return None
     inner = int(np.prod(dims[2:]))
-    first = np.repeat(np.arange(group), dims[0] // group) * dims[1]
-    sources = (first[:, None] + np.arange(dims[1])).reshape(-1)
+    sources = _grouped(group, dims)
     outputs = Layout(np.arange(dims[0]), dims[1] * inner)
     inputs = Layout(sources, inner)
     return Shape(outputs, dims[0], inputs, dims[1] * group, len(dims), 1 - len(dims))
@@ -145,8 +153,7 @@ def _conv_transpose(node: ir.Node, dims: tuple[int, ...]) -> Shape | None:
         return None
     # The weight is (in, out / group, ...); input channel i belongs to group i // (in / group).
     inner = int(np.prod(dims[2:]))
-    first = np.repeat(np.arange(group), dims[0] // group) * dims[1]
-    order = (first[:, None] + np.arange(dims[1])).reshape(-1)
+    order = _grouped(group, dims)
     inputs = Layout(np.arange(dims[0]), dims[1] * inner)
     channels = dims[1] * group
     return Shape(Layout(order, inner), channels, inputs, dims[0], len(dims), 1 - len(dims))

@@ -40,10 +40,10 @@ class TurnedTensor(MappedTensor):
         sizes = self.source.shape.numpy()
         return ir.Shape([sizes[axis] for axis in self.perm])
 
-    def chunks(self) -> Iterator[tuple[int, Array]]:
+    def chunks(self, nbytes: int = CHUNK_BYTES) -> Iterator[tuple[int, Array]]:
         """Yield (start, flat chunk); one copy of the source is in memory meanwhile."""
         whole = self.numpy().reshape(-1)
-        step = max(1, CHUNK_BYTES // whole.itemsize)
+        step = max(1, nbytes // whole.itemsize)
         for start in range(0, whole.size, step):
             yield start, whole[start : start + step]
 
