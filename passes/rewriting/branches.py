@@ -13,6 +13,7 @@ from passes.rewriting.rename import renamed
 from passes.rewriting.rule import Applied, Result, Rule
 from passes.rewriting.work import Work
 
+_NO_SCALAR = "Range reads a value that is no scalar, which onnxruntime would see then"
 _BIGGER = "the chosen branch would make the file bigger"
 _SCANS = "the Loop never runs, but outputs that it collects are used"
 _IDENTITY_BYTES = 24
@@ -32,6 +33,9 @@ def choose_branch(node: ir.Node, work: Work) -> Result:
         other, branch = branch, other
     if len(branch.outputs) != len(node.outputs):
         return None
+    pairs = zip(node.outputs, branch.outputs, strict=True)
+    if any(_unfit_for_range(output, inner, work) for output, inner in pairs):
+        return _NO_SCALAR
     lift = _Lift(node, branch, work)
     growth = lift.cost() - sizes.node_bytes(node) - _graph_bytes(other)
     if growth > 0 and not work.affords(growth):
@@ -58,6 +62,12 @@ def skip_loop(node: ir.Node, work: Work) -> Result:
             _adopt(work, node, output, value)
     work.discard(node)
     return Applied()
+
+
+def _unfit_for_range(output: ir.Value, inner: ir.Value, work: Work) -> bool:
+    """Tell whether Range reads a vector here; onnxruntime allows it where it cannot see it."""
+    dims = work.facts.of(inner).dims
+    return bool(dims) and any(use.node.op_type == "Range" for use in output.uses())
 
 
 def _truth(value: ir.Value | None) -> bool | None:

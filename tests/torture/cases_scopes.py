@@ -259,6 +259,14 @@ CASES = {
         "g (bool[4] condition) => (float16[4] y, int64[4] z) "
         "{ z = Cast <to = 7> (condition) y = Cast <to = 10> (z) }"
     ),
+    "branch_hides_a_vector_from_range": Case(
+        """g (float[4] x, int64[1] n) => (float[M] y)
+        <bool c = {1}, int64 z = {0}, int64 one = {1}> {
+          e = If (c) <then_branch = t () => (int64[P] p) { p = Add (n, n) },
+                      else_branch = f () => (int64[Q] q) { q = Mul (n, n) }>
+          r = Range (z, e, one) y = Cast <to = 1> (r) }""",
+        feeds={"n": ints(2)},
+    ),
     "name_looks_generated": Case(
         """g (float[4] x) => (float[4] y) <float two = {2.0}, float three = {3.0}>
         { y_constant = Neg (x) v0 = Mul (two, three) node_Constant_0 = Mul (y_constant, v0)
