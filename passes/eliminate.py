@@ -21,6 +21,7 @@ from passes.elimination import (
 )
 from passes.rewriting import branches
 from passes.rewriting.rewrite import Rewrite
+from passes.rewriting.rule import minor
 from passes.rewriting.work import Work
 
 _MOST_ROUNDS = 8
@@ -56,18 +57,21 @@ def eliminate(work: Work) -> None:
         dead.remove_unused_functions(work)
 
 
-RULES = (
-    *identities.RULES,
-    *casts.RULES,
-    *transposes.RULES,
-    *views.RULES,
-    *copies.RULES,
-    *concats.RULES,
-    *slices.RULES,
-    *arithmetic.RULES,
-    *pairs.RULES,
-    *shapes.RULES,
-    *outputs.RULES,
-    *branches.RULES,
+RULES = minor(
+    (
+        *identities.RULES,
+        *casts.RULES,
+        *transposes.RULES,
+        *views.RULES,
+        *copies.RULES,
+        *concats.RULES,
+        *slices.RULES,
+        *arithmetic.RULES,
+        *pairs.RULES,
+        *shapes.RULES,
+        *outputs.RULES,
+        *branches.RULES,
+    ),
+    "dropouts_removed",  # in training mode: exported so by mistake
 )
 """All rules of ``eliminate``; each keeps every output bit for bit. Cheap ones come first."""

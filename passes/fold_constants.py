@@ -111,7 +111,7 @@ def _shape_target(node: ir.Node, work: Work) -> Result:
         return "its target has a size of 0 beside unknown ones"
     target = target_of(content, work.facts.of(source).dims)
     if target is None:
-        return "more than one size of the target is unknown"
+        return "more than one size of its target depends on the input; fix_shapes gives it one"
     return _write_target(node, node.inputs[1], work, target)
 
 

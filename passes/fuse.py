@@ -21,19 +21,23 @@ from passes.fusion import (
     zeros,
 )
 from passes.rewriting.rewrite import Rewrite
+from passes.rewriting.rule import minor
 from passes.rewriting.work import Work
 
 OPERATORS = (*activation.RULES, *normalization.RULES, *attention.RULES)
 """Patterns of arithmetic that are an operator; before anything takes part of the arithmetic."""
-LAYERS = (
-    *batch_norm.RULES,
-    *linear.RULES,
-    *convolution.RULES,
-    *padding.RULES,
-    *arithmetic.RULES,
-    *gemm.RULES,
-    *unit_axes.RULES,
-    *zeros.RULES,
+LAYERS = minor(
+    (
+        *batch_norm.RULES,
+        *linear.RULES,
+        *convolution.RULES,
+        *padding.RULES,
+        *arithmetic.RULES,
+        *gemm.RULES,
+        *unit_axes.RULES,
+        *zeros.RULES,
+    ),
+    "batch_norms_fused",
 )
 """Constants into the weights of linear layers and into each other."""
 STAGES = (OPERATORS, *normalization.LATER, LAYERS)

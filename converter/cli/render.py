@@ -17,6 +17,7 @@ Row = Sequence[object]
 Data = Mapping[str, Any]
 _MAX_ROWS = 12
 _MOST_ANSWERS = 60
+_MOST_COUNTS = 6
 _MAX_WIDTH = 32
 _STATUS_STYLE = {"done": "bold green", "not verified": "bold yellow"}
 
@@ -82,7 +83,9 @@ def _conversion(console: Console, report: Data) -> None:
     if report["steps"]:
         _title(console, "Passes")
         heads = ("pass", "time", "nodes", "weights", "result")
-        rows = [(_short(row[0]), *row[1:]) for row in summary.pass_rows(report["steps"])]
+        rows = [
+            (_short(row[0]), *row[1:]) for row in summary.pass_rows(report["steps"], _MOST_COUNTS)
+        ]
         _table(console, heads, rows, right=(1, 2, 3))
     _explained(console, report["explained"])
     _left_alone(console, report["steps"])

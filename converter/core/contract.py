@@ -30,10 +30,12 @@ class Skip:
     Attributes:
         subject: Name of the node, tensor or model part.
         reason: Why, as a short phrase; equal reasons are counted together in the report.
+        minor: Nobody could do anything about it: only ``--explain`` tells it, no list does.
     """
 
     subject: str
     reason: str
+    minor: bool = False
 
 
 @dataclass(frozen=True)

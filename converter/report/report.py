@@ -177,7 +177,7 @@ def step_dict(step: Step) -> dict[str, Any]:
 def group_skips(skips: Iterable[Skip]) -> list[dict[str, Any]]:
     """Group what was left alone by reason, most frequent first, with a few examples each."""
     subjects: dict[str, list[str]] = {}
-    for skip in skips:
+    for skip in (skip for skip in skips if not skip.minor):
         subjects.setdefault(skip.reason, []).append(skip.subject)
     rows = [
         {"reason": reason, "count": len(found), "examples": found[:_EXAMPLES]}

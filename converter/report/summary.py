@@ -49,15 +49,22 @@ def _figure(
     return Figure(label, show(before), show(after), change)
 
 
-def pass_rows(steps: Sequence[Data]) -> list[tuple[str, str, str, str, str]]:
-    """Return per pass: text, time, change of nodes, change of weight bytes, what happened."""
+def pass_rows(
+    steps: Sequence[Data], most: int | None = None
+) -> list[tuple[str, str, str, str, str]]:
+    """Return per pass: text, time, change of nodes, change of weight bytes, what happened.
+
+    Args:
+        steps: Of the report.
+        most: Counts to be told of a pass, the largest ones; None means all.
+    """
     return [
         (
             step["pass"],
             w.duration(step["seconds"]),
             _delta(step["before"]["nodes"], step["after"]["nodes"], w.count),
             _delta(step["before"]["tensor_bytes"], step["after"]["tensor_bytes"], w.size),
-            _what_happened(step),
+            _what_happened(step, most),
         )
         for step in steps
     ]
@@ -69,10 +76,17 @@ def _delta(before: float, after: float, show: Callable[[float], str]) -> str:
     return f"{'-' if after < before else '+'}{show(abs(after - before))}"
 
 
-def _what_happened(step: Data) -> str:
+def _what_happened(step: Data, most: int | None) -> str:
     if step["error"]:
         return f"FAILED and rolled back: {step['error']}"
-    figures = [f"{key.replace('_', ' ')} {w.number(v)}" for key, v in step["counts"].items() if v]
+    counts = [(key.replace("_", " "), v) for key, v in step["counts"].items() if v]
+    rest = 0
+    if most is not None and len(counts) > most + 1:
+        rest = len(counts) - most
+        counts = sorted(counts, key=lambda item: -item[1])[:most]
+    figures = [f"{name} {w.number(v)}" for name, v in counts]
+    if rest:
+        figures.append(f"and {w.plural(rest, 'other')}")
     parts = [", ".join(figures)] if figures else ["changed" if step["modified"] else "no change"]
     if step["interface_changes"]:
         parts.append(f"interface: {'; '.join(step['interface_changes'])}")

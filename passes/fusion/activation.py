@@ -51,6 +51,7 @@ def _halved(odd: str) -> tuple[str, ...]:
 
 GELU = Substitution(  # 0.9 to 1.0
     name="gelus_fused",
+    makes="Gelu",
     patterns=_halved(_ERF),
     rewrite=_unary("Gelu"),
     since=20,
@@ -60,6 +61,7 @@ GELU = Substitution(  # 0.9 to 1.0
 )
 GELU_TANH = Substitution(  # 0.4
     name="gelus_by_tanh_fused",
+    makes="Gelu",
     patterns=_halved(_TANH),
     rewrite=_unary("Gelu", approximate="tanh"),
     since=20,
@@ -145,6 +147,7 @@ HARD_SWISH = Substitution(  # 0.6; 1.0 from a hard sigmoid
 )
 HARD_SWISH_GATE = Substitution(
     name="hard_swishes_fused",
+    makes="HardSwish",
     patterns=("Mul(x, HardSigmoid(x, alpha=0.16666666666666666, beta=0.5))",),
     rewrite=_unary("HardSwish"),
     since=14,
@@ -272,6 +275,7 @@ def _prelu(found: Found) -> New | str:
 
 PRELU = Substitution(
     name="prelus_fused",
+    makes="PRelu",
     patterns=LEAKY_RELU.patterns[1:],
     rewrite=_prelu,
     since=9,
@@ -302,6 +306,7 @@ SOFTSIGN = Substitution(  # 0.6
 )
 MISH = Substitution(  # 1.0: onnxruntime expands it
     name="mishes_fused",
+    makes="Mish",
     patterns=("Mul(x, Tanh(Softplus(x)))",),
     rewrite=_unary("Mish"),
     since=18,
@@ -329,6 +334,7 @@ SELU = Substitution(  # 1.0
 )
 SWISH = Substitution(
     name="swishes_fused",
+    makes="Swish",
     patterns=("Mul(x, Sigmoid(x))",),
     rewrite=_unary("Swish"),
     since=24,

@@ -89,6 +89,7 @@ def _mask(found: Found, scores: tuple[Any, ...]) -> ir.Value:
 
 ATTENTION = Substitution(
     name="attentions_fused",
+    makes="Attention",
     patterns=(f"MatMul((softmax := Softmax(Add({_SCALED}, m) | {_SCALED})), v)",),
     rewrite=_attention,
     since=23,
@@ -153,6 +154,7 @@ _SPLIT = "(turn{0} := Transpose((view{0} := Reshape({1}, _))))"
 _HEADS = ", ".join(_SPLIT.format(index, name) for index, name in enumerate("qkv"))
 HEADS = Substitution(  # 0.6 to 0.9; 1.5 in float16
     name="heads_joined",
+    makes="Attention",
     patterns=(f"Reshape((back := Transpose((attention := Attention({_HEADS}, ...)))), _)",),
     rewrite=_join,
     since=23,

@@ -17,7 +17,7 @@ from converter.core.graph import constant
 from passes.fusion.activation import ALSO_DOUBLE, BROADCASTS, SINGLE
 from passes.rewriting.facts import Dims
 from passes.rewriting.pattern import attribute_value
-from passes.rewriting.substitute import Found, New, Substitution, UnfitError
+from passes.rewriting.substitute import Found, New, Substitution, UnfitError, needs
 
 Array = np.ndarray[Any, Any]
 ROUNDING = (
@@ -207,7 +207,7 @@ def _normalize(found: Found) -> New:
     if axes.spatial and _per_channel(found, axes):
         return _instance_norm(found, axes, epsilon)
     if found.opset < 17:
-        raise UnfitError(f"LayerNormalization needs opset 17; the model has {found.opset}")
+        raise UnfitError(needs("LayerNormalization", 17, found.opset))
     if axes.trailing:
         return _layer_norm(found, axes, epsilon)
     if axes.axes == (1,):
@@ -247,6 +247,7 @@ def _norm(patterns: tuple[str, ...]) -> Substitution:
 def _rms_norm(patterns: tuple[str, ...]) -> Substitution:
     return Substitution(  # 0.4 to 1.0
         name="rms_normalizations_fused",
+        makes="RMSNormalization",
         patterns=patterns,
         rewrite=_rms,
         since=23,
@@ -333,6 +334,7 @@ def _group_norm(found: Found) -> New:
 _GROUPS = "(norm := InstanceNormalization(Reshape(x, S), ONES, ZEROS))"
 GROUP_NORM = Substitution(
     name="group_normalizations_fused",
+    makes="GroupNormalization",
     patterns=(f"Add(Mul((back := Reshape({_GROUPS}, _)), w), b)",),
     rewrite=_group_norm,
     since=21,

@@ -119,11 +119,12 @@ def foldable(work: Work, largest: int, refused: set[ir.Node]) -> Foldable:
             found.known[node.outputs[0]] = vector
             found.nbytes[node.outputs[0]] = vector.nbytes
         elif _is_constant_node(node, found):
-            reason = _obstacle(node, work, found, limits)
+            nature = _obstacle(node, work)
+            reason = nature or _size_obstacle(node, work, found, limits)
             if reason is None:
                 found.nodes[node] = None
             else:
-                work.skip(node, "fold", reason)
+                work.skip(node, "fold", reason, minor=nature is not None)
     return found
 
 
@@ -153,8 +154,8 @@ class _Limits:
     refused: set[ir.Node]
 
 
-def _obstacle(node: ir.Node, work: Work, found: Foldable, limits: _Limits) -> str | None:
-    """Return why a node with constant inputs is not computed in advance."""
+def _obstacle(node: ir.Node, work: Work) -> str | None:
+    """Return why a node is of a kind that is not computed in advance."""
     if node.op_type in _NEVER:
         return _NEVER[node.op_type]
     if not is_standard(node):
@@ -165,7 +166,7 @@ def _obstacle(node: ir.Node, work: Work, found: Foldable, limits: _Limits) -> st
         return "it depends on an attribute of the function's call"
     if not node.inputs:
         return "it has no inputs"
-    return _type_obstacle(node, work) or _size_obstacle(node, work, found, limits)
+    return _type_obstacle(node, work)
 
 
 def _type_obstacle(node: ir.Node, work: Work) -> str | None:
@@ -212,7 +213,7 @@ def _size_obstacle(node: ir.Node, work: Work, found: Foldable, limits: _Limits) 
     if node in limits.refused:
         return BIGGER
     if total > limits.largest:
-        return f"its result would have {total} bytes"
+        return f"its result would be larger than {limits.largest:,} bytes (fold_constants:largest=)"
     found.growing.add(node)
     return None
 

@@ -33,7 +33,7 @@ class Journal:
     counts: Counter[str] = field(default_factory=Counter)
     seconds: dict[str, float] = field(default_factory=dict)
     acting: str = ""
-    _skips: dict[tuple[ir.Node, str], str] = field(default_factory=dict)
+    _skips: dict[tuple[ir.Node, str], tuple[str, bool]] = field(default_factory=dict)
     _events: dict[tuple[str, str], str] = field(default_factory=dict)
 
     def fired(self, node: ir.Node, rule: str, subject: str) -> None:
@@ -47,9 +47,9 @@ class Journal:
         """Tell whether the user asked about the node."""
         return self.watched is not None and node in self.watched
 
-    def skip(self, node: ir.Node, rule: str, reason: str) -> None:
+    def skip(self, node: ir.Node, rule: str, reason: str, *, minor: bool = False) -> None:
         """Note why an eligible node was left alone; the last reason of a rule counts."""
-        self._skips[node, rule] = reason
+        self._skips[node, rule] = reason, minor
         self.explain(node, rule, reason)
 
     def gone(self, node: ir.Node) -> None:
@@ -72,7 +72,7 @@ class Journal:
     ) -> Outcome:
         """Report what was done; reasons about nodes that are gone do not matter any more."""
         skips = (
-            Skip(label(node), reason) for (node, _), reason in self._skips.items() if alive(node)
+            Skip(label(node), *reason) for (node, _), reason in self._skips.items() if alive(node)
         )
         return Outcome(
             modified=modified,

@@ -8,8 +8,8 @@ eligible node was left alone, or None when the node is not what the rule is abou
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Rule:
         since: Operator set that it needs.
         below: By operator, those of which one has to be directly below the node; a quick test that
             saves most calls. An operator that is missing here has no such need.
+        minor: No user could do anything about a near miss, so that no list shows it.
     """
 
     name: str
@@ -54,3 +55,9 @@ class Rule:
     patterns: tuple[str, ...] = ()
     since: int = 1
     below: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    minor: bool = False
+
+
+def minor(rules: Iterable[Rule], *but: str) -> tuple[Rule, ...]:
+    """Return the rules, of which only those named ``but`` have near misses for everybody."""
+    return tuple(replace(rule, minor=rule.name not in but) for rule in rules)

@@ -125,6 +125,7 @@ class Substitution:
         dtypes: Element types of the result that it is for; empty means all.
         shaped: The variable that has the shape of the result: constants of one element must not
             have more axes, which would enlarge it.
+        makes: The operator that it writes, for people.
         extra: Why it is left off unless the user names it in ``fuse:extra=``; "" means on.
     """
 
@@ -137,6 +138,7 @@ class Substitution:
     dtypes: frozenset[ir.DataType] = frozenset()
     shaped: str = ""
     extra: str = ""
+    makes: str = "the operator"
 
     def rule(self) -> Rule:
         """Return the rule for :meth:`Work.sweep`."""
@@ -146,7 +148,16 @@ class Substitution:
             needs = [first_operators(p) for p in map(parse, self.patterns) if p.op_type == root]
             if all(needs):
                 below[root] = frozenset().union(*needs)
-        return Rule(self.name, roots, self.apply, self.tolerance, self.patterns, self.since, below)
+        return Rule(
+            self.name,
+            roots,
+            self.apply,
+            self.tolerance,
+            self.patterns,
+            self.since,
+            below,
+            minor=bool(self.extra),
+        )
 
     def apply(self, node: ir.Node, work: Work) -> Result:
         """Try the patterns on a node; the first that matches decides."""
@@ -190,7 +201,7 @@ class Substitution:
         if self.extra and self.name not in found.work.extra:
             return f"{self.extra}; fuse:extra={self.name} does it nevertheless"
         if found.opset < self.since:
-            return f"the fused operator needs opset {self.since}; the model has {found.opset}"
+            return needs(self.makes, self.since, found.opset)
         if self.dtypes:
             dtype = found.work.facts.of(found.root.outputs[0]).dtype
             if dtype is None:
@@ -198,6 +209,12 @@ class Substitution:
             if dtype not in self.dtypes:
                 return f"its element type is {dtype.name}"
         return _enlargement(found, self.shaped) if self.shaped else None
+
+
+def needs(operator: str, opset: int, found: int) -> str:
+    """Return the reason that an operator is younger than the model."""
+    words = f"{operator} needs opset {opset}; the model has {found}"
+    return f"{words} (convert_opset:to={opset} before it)"
 
 
 def _enlargement(found: Found, shaped: str) -> str | None:

@@ -421,11 +421,11 @@ class Work:
                 self.visit((node, *users, *result.revisit))
                 return
             if result is not None:
-                journal.skip(node, rule.name, result)
+                journal.skip(node, rule.name, result, minor=rule.minor)
 
-    def skip(self, node: ir.Node, rule: str, reason: str) -> None:
+    def skip(self, node: ir.Node, rule: str, reason: str, *, minor: bool = False) -> None:
         """Note why an eligible node was left alone; the last reason of a rule counts."""
-        self.journal.skip(node, rule, reason)
+        self.journal.skip(node, rule, reason, minor=minor)
 
     def finish(self) -> None:
         """Take dead nodes out of their graphs and drop constants that lost their last user."""

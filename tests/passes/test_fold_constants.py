@@ -249,7 +249,7 @@ def test_limit_of_one_constant() -> None:
     settings = RunSettings(limits=Limits(fold_bytes=100))
     outcome = FoldConstants().apply(model, Context(services=InProcess(), settings=settings))
     assert not outcome.modified
-    assert "2560 bytes" in reasons(outcome)
+    assert "larger than 100 bytes" in reasons(outcome)
 
 
 def test_public_result_becomes_a_constant_node() -> None:

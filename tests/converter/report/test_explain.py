@@ -36,6 +36,27 @@ def test_a_near_miss_says_why(report: dict[str, list[dict[str, str]]]) -> None:
     } in rows
 
 
+def test_what_nobody_could_change_is_told_only_to_those_who_ask() -> None:
+    model = model_from_text("g (float[2] x) => (float[2] y) { y = Identity (x) }")
+    made = converter.convert(model, passes="simplify", explain=["y"]).report.to_dict()
+    assert any("both public" in row["what"] for row in made["explained"])
+    assert made["steps"][0]["skipped"] == []
+
+
+def test_a_younger_operator_says_what_to_do() -> None:
+    body = "h = Div (x, r) e = Erf (h) s = Add (e, one) m = Mul (x, s) y = Mul (m, half)"
+    numbers = {"r": np.sqrt(2), "one": 1.0, "half": 0.5}
+    model = model_from_text(
+        f"g (float[2] x) => (float[2] y) {{ {body} }}",
+        opset=17,
+        **{name: np.float32(value) for name, value in numbers.items()},
+    )
+    (step,) = converter.convert(model, passes="simplify").report.to_dict()["steps"]
+    assert [row["reason"] for row in step["skipped"]] == [
+        "Gelu needs opset 20; the model has 17 (convert_opset:to=20 before it)"
+    ]
+
+
 def test_what_happened_is_told(report: dict[str, list[dict[str, str]]]) -> None:
     rows = [r for r in report["explained"] if "Identity" in r["node"]]
     assert ("identities removed", "applied") in {(r["rule"], r["what"]) for r in rows}

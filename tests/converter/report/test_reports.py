@@ -5,12 +5,15 @@ from __future__ import annotations
 import html.parser
 import json
 import math
+from dataclasses import replace
 
 import numpy as np
 from sample_reports import EVIL, report
 
-from converter.core.contract import Skip
-from converter.report import html_report, json_report
+from converter.core.contract import Outcome, Skip
+from converter.core.graph import Footprint
+from converter.core.run import Step
+from converter.report import html_report, json_report, summary
 from converter.report.report import group_skips, jsonable
 
 
@@ -40,11 +43,22 @@ def refuse(name: str) -> None:
 
 
 def test_skips_are_grouped_by_reason_most_frequent_first() -> None:
-    skips = [Skip("a", "x"), Skip("b", "y"), Skip("c", "y")]
+    skips = [Skip("a", "x"), Skip("b", "y"), Skip("c", "y"), Skip("d", "z", minor=True)]
     assert group_skips(skips) == [
         {"reason": "y", "count": 2, "examples": ["b", "c"]},
         {"reason": "x", "count": 1, "examples": ["a"]},
     ]
+
+
+def test_only_the_terminal_leaves_small_counts_out() -> None:
+    counts = {f"rule_{index}": float(index) for index in range(9)}
+    after = Footprint(1, 1, 4)
+    step = Step("simplify", 0.1, Outcome(True, counts), before=after, after=after)
+    data = [replace(report(), steps=(step,)).to_dict()["steps"][0]]
+    assert summary.pass_rows(data, 6)[0][-1].startswith("rule 8 8, rule 7 7, rule 6 6, rule 5 5")
+    assert summary.pass_rows(data, 6)[0][-1].endswith("rule 3 3, and 2 others")
+    assert "others" not in summary.pass_rows(data, 7)[0][-1]
+    assert "rule 1 1, " in summary.pass_rows(data)[0][-1]
 
 
 def test_numbers_of_any_kind_become_json() -> None:
