@@ -41,7 +41,7 @@ _RULES_HEAD = """\
 # Rules
 
 Made by `python -m converter.cli.docs rules > docs/rules.md` from the rules themselves; a test
-checks that it is current. `simplify` applies all of them, until none fires any more; its report
+checks that it is current. `simplify` applies all that are not off, until none fires; its report
 counts each by this name. How patterns are read: `passes/rewriting/pattern.py`; long ones are only
 counted here.
 
@@ -54,26 +54,30 @@ def rules_page() -> str:
     for entry in registry.entries().values():
         if entry.owner != registry.OWNER:
             continue
-        rules = getattr(sys.modules[registry.get(entry.name).__module__], "RULES", ())
+        module = sys.modules[registry.get(entry.name).__module__]
+        rules, extra = getattr(module, "RULES", ()), getattr(module, "EXTRA", ())
         if rules:
             groups: dict[tuple[str, str, int], list[Any]] = {}
             for rule in rules:
                 groups.setdefault((rule.name, rule.tolerance, rule.since), []).append(rule)
-            rows = [_rule(group) for group in groups.values()]
+            rows = [_rule(group, off=group[0].name in extra) for group in groups.values()]
             head = "| rule | operators | results differ by | looks for |\n| --- | --- | --- | --- |"
             sections.append(f"## {entry.name}\n\n" + "\n".join([head, *rows]) + "\n")
     return _RULES_HEAD + "\n".join(sections)
 
 
-def _rule(group: Sequence[Any]) -> str:
-    """Return the row of rules that count under one name."""
+def _rule(group: Sequence[Any], *, off: bool) -> str:
+    """Return the row of rules that count under one name, and may be off unless asked for."""
     rule = group[0]
     looks = _forms([text for each in group for text in each.patterns])
     types = list(dict.fromkeys(op_type for each in group for op_type in each.op_types))
     more = f" and {len(types) - _MOST_TYPES} more" if len(types) > _MOST_TYPES else ""
     needs = f" (opset {rule.since})" if rule.since > 1 else ""
     operators = ", ".join(types[:_MOST_TYPES]) + more + needs
-    cells = (rule.name.replace("_", " "), operators, _cell(rule.tolerance) or "nothing", looks)
+    name = rule.name.replace("_", " ")
+    if off:
+        name += f" (only with `fuse:extra={rule.name}`)"
+    cells = (name, operators, _cell(rule.tolerance) or "nothing", looks)
     return f"| {' | '.join(cells)} |"
 
 
@@ -83,9 +87,8 @@ def _forms(patterns: Sequence[str]) -> str:
     shown = [f"`{_cell(text)}`" for text in short]
     rest = len(patterns) - len(short)
     if rest:
-        shown.append(
-            f"{'and ' if short else ''}{rest} {'more' if short else 'long'} form{'s' if rest > 1 else ''}"
-        )
+        words = f"and {rest} more" if short else f"{rest} long"
+        shown.append(f"{words} {'form' if rest == 1 else 'forms'}")
     return "<br>".join(shown)
 
 
