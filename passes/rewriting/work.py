@@ -19,7 +19,7 @@ from converter.core import graph as edit
 from converter.core.contract import Outcome
 from converter.core.graph import DEFAULT_DOMAINS, constant, label, subgraphs
 from converter.core.select import Selection
-from passes.rewriting import sizes
+from passes.rewriting import rename, sizes
 from passes.rewriting.facts import Facts
 from passes.rewriting.journal import Journal
 from passes.rewriting.purity import is_pure
@@ -157,11 +157,11 @@ class Work:
             False when a public name, or a name that means something else in an inner graph, or a
             name so long that the file would grow, stands in the way; then nothing was changed.
         """
-        if self.shadowed and not self._same_meaning(old, new):
+        if self.shadowed and not rename.keeps_meaning(old, new, self.shadowed):
             return False
         growth = 0 if renamed else sizes.renaming_bytes(old, new)
         if growth > 0 and not self._affords_names(growth, old):
-            if not self._take_name(old, new):
+            if not rename.take_name(old, new, self.shadowed):
                 return False
             growth = 0
         was_output, users = old.is_graph_output(), old.consumers()
@@ -179,22 +179,6 @@ class Work:
         """Tell whether the node that goes pays for a longer name in all its readers."""
         maker = old.producer()
         return self.affords(growth - (sizes.node_bytes(maker) if maker is not None else 0))
-
-    def _take_name(self, old: ir.Value, new: ir.Value) -> bool:
-        """Let the value that stays have the shorter name, unless one of the two is public."""
-        if old.is_graph_output() or new.is_graph_output() or new.producer() is None:
-            return False
-        if old.graph is not new.graph or {old.name, new.name} & self.shadowed:
-            return False
-        old.name, new.name = new.name, old.name
-        return True
-
-    def _same_meaning(self, old: ir.Value, new: ir.Value) -> bool:
-        names = {new.name, old.name if old.is_graph_output() else None} & self.shadowed
-        if not names:
-            return True
-        home = new.graph
-        return all(use.node.graph is home for value in (old, new) for use in value.uses())
 
     def replace(self, node: ir.Node, new: ir.Value) -> Applied | None:
         """Let ``new`` take the place of the node's first output and remove the node if unused."""

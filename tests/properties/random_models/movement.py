@@ -251,7 +251,11 @@ def trivial(b: Builder) -> None:
         pads = [1, *zeros[1:]]
         value = [b.constant(b.choose((0.0, 0.0, 2.0)))] if b.chance(0.7) else []
         y = b.node("Pad", [x, b.ints(*pads), *value], (F32, (size + 1, *rest)))
-        b.node("Pad", [y, b.ints(*reversed(pads)), *value], (F32, (size + 2, *rest)))
+        b.node(
+            "Pad",
+            [y, b.ints(*zeros[: x.rank], 1, *zeros[x.rank + 1 :]), *value],
+            (F32, (size + 2, *rest)),
+        )
     elif kind == 5:
         y = b.with_axes("Unsqueeze", x, [0], (1, *x.dims))
         op = b.choose(("ReduceMean", "ReduceMax", "ReduceSum", "ReduceL1", "ReduceLogSumExp"))
