@@ -275,10 +275,12 @@ class _Conversion:
         from converter.report.report import FileFacts, Report
 
         order = self.order
-        files = source_files(original) if isinstance(order.source, str | Path) else []
+        named = isinstance(order.source, str | Path)
+        files, name = (source_files(original), str(order.source)) if named else ([], "")
+        facts = FileFacts.of(original, files, digest_files(files))
         return Report(
             status="failed",
-            source=FileFacts.of(original, files, digest_files(files)),
+            source=replace(facts, name=facts.name or name),
             passes=str(Pipeline(order.passes)),
             recipe=recipe_dict(order.recipe()),
             seed=order.seed,

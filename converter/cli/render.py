@@ -201,7 +201,7 @@ def _inspection(console: Console, data: Data) -> None:
     console.print(_text(data["file"] or "model", "bold"))
     opsets = ", ".join(f"{domain} {version}" for domain, version in data["opsets"].items())
     facts: list[Row] = [
-        ("size", t.size(data["nbytes"])),
+        ("size", t.size(data["nbytes"] or None)),
         ("format", f"IR version {data['ir_version']}, opset {opsets}"),
         ("made by", data["producer"] or "unknown"),
         ("graph", data["graph_name"] or "unnamed"),

@@ -36,7 +36,7 @@ class LeftAlone:
 def size_figures(source: Data, target: Data) -> list[Figure]:
     """Compare the files of a conversion."""
     return [
-        _figure("size", source["bytes"], target["bytes"], w.size),
+        _figure("size", source["bytes"] or None, target["bytes"], w.size),
         _figure("nodes", source["nodes"], target["nodes"], w.count),
         _figure("parameters", source["parameters"], target["parameters"], w.count),
     ]

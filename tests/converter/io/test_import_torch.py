@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -458,12 +459,15 @@ def test_the_command_line(
     tmp_path: Path, factories: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
     from converter.cli.entry import main
+    from converter.cli.render import render
 
     np.savez(tmp_path / "x.npz", x=np.ones((2, 3), np.float32))
     target = tmp_path / "out.onnx"
     words = [f"{factories}:module", str(target), "--passes", "simplify", "--json"]
     assert main([*words, "--example-inputs", str(tmp_path / "x.npz")]) == 0
-    assert '"notes"' in capfd.readouterr().out
+    report = json.loads(capfd.readouterr().out)
+    assert report["source"]["file"] == f"{factories}:module"
+    assert "size                      -  " in render("conversion", report)
     assert target.is_file()
     assert main(["inspect", f"{factories}:named", "--json"]) == 0
     assert '"picture"' in capfd.readouterr().out
