@@ -7,7 +7,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.core.graph import constant
-from passes.fusion.layer import FLOATS, LAYERS, Layer, layer_before, layer_of, step_before
+from passes.fusion.layer import (
+    FLOATS,
+    LAYERS,
+    Layer,
+    layer_before,
+    layer_of,
+    step_before,
+    varies,
+)
 from passes.fusion.weights import ROUNDING, Affine, ScaleChannels, fold_after, fold_before
 from passes.rewriting.rule import Result, Rule
 from passes.rewriting.work import Work
@@ -96,6 +104,8 @@ def affine_of(node: ir.Node) -> Affine | str:
     arrays: list[Array] = []
     for value in node.inputs[1:5]:
         tensor = constant(value)
+        if tensor is None and value is not None:
+            return varies("a parameter of BatchNormalization", value)
         if tensor is None or tensor.dtype not in FLOATS or len(tensor.shape) != 1:
             return "a parameter of BatchNormalization is no constant vector"
         arrays.append(np.asarray(tensor.numpy(), np.float64))

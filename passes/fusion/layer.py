@@ -89,7 +89,7 @@ class Layer:
             return np.zeros(self.shape.channels)
         tensor = constant(value)
         if tensor is None:
-            return f"the bias of {self.kind} is no constant"
+            return varies(f"the bias of {self.kind}", value)
         dims = dims_of(tensor)
         if tensor.size not in {1, self.shape.channels} or any(size != 1 for size in dims[:-1]):
             return f"the bias of {self.kind} is not per channel"
@@ -196,12 +196,19 @@ def layer_of(node: ir.Node | None, work: Work) -> Layer | str | None:
     return _weighted(node, node.inputs[1])
 
 
+def varies(what: str, value: ir.Value) -> str:
+    """Return the reason that a value is no constant."""
+    if value.is_graph_input() and value.is_initializer():
+        return f"{what} is an input with a default value (freeze before it makes it constant)"
+    return f"{what} is no constant"
+
+
 def _weighted(node: ir.Node, value: ir.Value) -> Layer | str | None:
     kind = node.op_type
     weight = constant(value)
     if weight is None:
         # Products of two activations are no layers; nobody expects them to take a factor in.
-        return None if kind == "MatMul" else f"the weight of {kind} is no constant"
+        return None if kind == "MatMul" else varies(f"the weight of {kind}", value)
     if weight.dtype not in FLOATS:
         return f"the weight of {kind} has type {weight.dtype.name}"
     if len(value.uses()) != 1 or value.is_graph_output():

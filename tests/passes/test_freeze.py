@@ -8,6 +8,7 @@ import support
 
 from converter.core.context import Context
 from passes.freeze import Freeze
+from passes.fuse import Fuse
 
 
 def model() -> ir.Model:
@@ -37,6 +38,24 @@ def test_defaults_become_constants() -> None:
     assert names(made) == ["x"]
     assert set(made.graph.initializers) == {"w", "b"}
     np.testing.assert_array_equal(support.run(made, feed)["y"], before["y"])
+
+
+def test_fuse_points_to_it() -> None:
+    rng = np.random.default_rng(0)
+    arrays = {name: rng.random(3, np.float32) + 1 for name in "smbv"}
+    made = support.model_from_text(
+        """g (float[1,2,4,4] x, float[3,2,1,1] w) => (float[1,3,4,4] y) {
+            c = Conv (x, w)
+            y = BatchNormalization (c, s, b, m, v)
+        }""",
+        w=rng.standard_normal((3, 2, 1, 1)).astype(np.float32),
+        **arrays,
+    )
+    outcome = Fuse().apply(made, Context())
+    assert not outcome.modified
+    assert "freeze before it" in outcome.skipped[0].reason
+    Freeze().apply(made, Context())
+    assert Fuse().apply(made, Context()).counts == {"batch_norms_fused": 1}
 
 
 def test_inputs_are_chosen_by_name() -> None:
