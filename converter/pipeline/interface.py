@@ -26,8 +26,13 @@ class Port:
     overridable: bool = False
 
     def __str__(self) -> str:
+        return f"{self.name} {self.form}"
+
+    @property
+    def form(self) -> str:
+        """What it is, without its name."""
         dims = "?" if self.dims is None else "x".join(self.dims)
-        return f"{self.name} {self.kind}[{dims}]" + (" = default" if self.overridable else "")
+        return f"{self.kind}[{dims}]" + (" = default" if self.overridable else "")
 
 
 @dataclass(frozen=True)
@@ -73,7 +78,7 @@ def port_changes(before: Interface, after: Interface) -> tuple[str, ...]:
         found += [f"{kind} {p} removed" for p in old if p.name not in news]
         found += [f"{kind} {p} added" for p in new if p.name not in olds]
         found += [
-            f"{kind} {olds[name]} became {news[name]}"
+            f"{kind} {olds[name]} became {news[name].form}"
             for name in olds
             if name in news and olds[name] != news[name]
         ]

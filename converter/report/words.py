@@ -36,8 +36,11 @@ def count(number: float | None) -> str:
 
 
 def milliseconds(seconds: float | None) -> str:
-    """Return a latency, e.g. ``3.21 ms``."""
-    return "-" if seconds is None else f"{seconds * 1000:.3g} ms"
+    """Return a latency, e.g. ``3.21 ms`` or ``1,730 ms``."""
+    if seconds is None:
+        return "-"
+    digits = f"{seconds * 1000:.3g}"
+    return f"{float(digits):,.0f} ms" if float(digits) >= 1000 else f"{digits} ms"
 
 
 def duration(seconds: float | None) -> str:
