@@ -95,6 +95,8 @@ def _hard_sigmoid(found: Found) -> New | str:
         if given[0] is None or given[1] is None:
             return "its factors are not one number each"
         slope, shift = given[0], given[1]
+        if not np.isfinite([slope, shift]).all():
+            return "its factors are not finite"
     return New("HardSigmoid", (found["x"],), {"alpha": slope, "beta": shift})
 
 
@@ -234,8 +236,8 @@ RELU_CLIP = Substitution(  # 1.0: onnxruntime does it, too
 
 def _leaky(found: Found) -> New | str:
     slope = found.number("A")
-    if slope is None:
-        return "its slope is not one number"
+    if slope is None or not np.isfinite(slope):
+        return "its slope is not one finite number"
     if found.root.op_type == "Max" and not 0.0 < slope <= _MOST_SLOPE:
         return f"Max of x and {slope:g} x is no LeakyRelu"
     if found.root.op_type == "Add":
@@ -262,8 +264,8 @@ LEAKY_RELU = Substitution(  # 0.4 to 0.7
 
 def _prelu(found: Found) -> New | str:
     slope, dims = found.array("A"), found.dims("x")
-    if slope.size == 1:
-        return "its slope is one number"
+    if slope.size == 1 or not np.isfinite(slope).all():
+        return "its slope is one number, or not finite"
     if dims is None or slope.ndim > len(dims):
         return "its slope may have more axes than its input"
     pairs = zip(slope.shape[::-1], dims[::-1], strict=False)

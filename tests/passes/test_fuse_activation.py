@@ -220,6 +220,22 @@ def test_prelu_when_asked_for() -> None:
     assert op_types(model) == ["PRelu"]
 
 
+def test_slopes_that_are_not_finite_stay() -> None:
+    """Written out, zero times infinity is NaN; fused operators leave alone what is above 0."""
+    for body in (
+        "n = Neg (x) r = Relu (x) m = Relu (n) a = Mul (m, s) y = Sub (r, a)",
+        "c = Greater (x, z) a = Mul (x, s) y = Where (c, x, a)",
+        "a = Mul (x, s) b = Add (a, z) y = Clip (b, z, o)",
+    ):
+        zero, one = np.zeros((), np.float32), np.ones((), np.float32)
+        made = {"s": np.array(np.inf, np.float32), "z": zero, "o": one}
+        used = {name: made[name] for name in made if f"{name})" in body or f"({name}" in body}
+        used |= {name: made[name] for name in made if f", {name}" in body}
+        model = finish(model_from_text(f"g (float[N,4] x) => (float y) {{ {body} }}", **used))
+        check(Fuse(), model)
+        assert not {"LeakyRelu", "HardSigmoid"} & set(op_types(model)), body
+
+
 def test_extra_names_are_checked() -> None:
     with pytest.raises(Exception, match="swishes_fused"):
         Fuse(extra=("swish",))

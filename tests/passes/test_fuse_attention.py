@@ -7,14 +7,21 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 import pytest
-from exact import check
+from exact import assert_equal_outputs, check, feed_for
 from support import model_from_text, op_types
 
 from passes import Fuse
 
 KIND: dict[str, Any] = {"float": np.float32, "float16": np.float16, "double": np.float64}
-TOLERANCE = {"float": 1e-5, "float16": 5e-3}
 INPUTS = "{0}[N,2,S,4] q, {0}[N,2,S,4] k, {0}[N,2,S,3] v, {0}[S,S] m, {0}[1,1,1,S] row"
+LOWEST = np.finfo(np.float32).min
+MASKS = {
+    "causal": np.triu(np.full((5, 5), -np.inf, np.float32), 1),
+    "hidden": np.where(np.eye(5)[3:4].T > 0, LOWEST, np.float32(0)).repeat(5, 1).astype(np.float32),
+    "none": np.zeros((), np.float32),
+    "far": np.array(-1e4, np.float32),
+    "lowest": np.array(LOWEST),
+}
 TURN = "t = Transpose <perm = [0, 1, 3, 2]> (k) "
 
 
@@ -22,6 +29,7 @@ def build(body: str, *, dtype: str = "float", opset: int = 23, inputs: str = "")
     numbers = {"scale": 0.5, "root": 2.0, "fourth": 0.5**0.5, "minus": -0.5}
     words = set(body.replace("(", " ").replace(")", " ").replace(",", " ").split())
     used = {n: np.array(x, KIND[dtype]) for n, x in numbers.items() if n in words}
+    used |= {n: x for n, x in MASKS.items() if n in words}
     # Equal names of sizes prove nothing: sizes are taken from one input.
     text = f"g ({inputs or fixed(dtype)}) => ({dtype} y) {{ {body} }}"
     model = model_from_text(text, opset=opset, **used)
@@ -40,21 +48,20 @@ FUSED = {
     "divided": TURN + "s = MatMul (q, t) a = Div (s, root) p = Softmax (a) y = MatMul (p, v)",
     "multiplied": TURN + "s = MatMul (q, t) a = Mul (scale, s) p = Softmax (a) y = MatMul (p, v)",
     "masked": TURN
-    + "s = MatMul (q, t) a = Mul (s, scale) b = Add (a, m) p = Softmax <axis = 3> (b)"
+    + "s = MatMul (q, t) a = Mul (s, scale) b = Add (a, causal) p = Softmax <axis = 3> (b)"
     " y = MatMul (p, v)",
     "scaled before": TURN
-    + "z = Mul (q, fourth) u = Mul (t, fourth) s = MatMul (z, u) b = Add (m, s)"
+    + "z = Mul (q, fourth) u = Mul (t, fourth) s = MatMul (z, u) b = Add (causal, s)"
     " p = Softmax (b) y = MatMul (p, v)",
     "keys scaled": "z = Mul (q, fourth) u = Mul (k, fourth)"
     " t = Transpose <perm = [0, 1, 3, 2]> (u) s = MatMul (z, t) p = Softmax (s) y = MatMul (p, v)",
 }
 
 
-@pytest.mark.parametrize("dtype", ["float", "float16"])
 @pytest.mark.parametrize("case", FUSED)
-def test_fuses(case: str, dtype: str) -> None:
-    model = build(FUSED[case], dtype=dtype)
-    check(Fuse(), model, tolerance=TOLERANCE[dtype])
+def test_fuses(case: str) -> None:
+    model = build(FUSED[case])
+    check(Fuse(), model, tolerance=1e-5)
     assert op_types(model) == ["Attention"]
     scale = model.graph.node(0).attributes["scale"].as_float()
     assert scale == pytest.approx(1.0 if case == "plain" else 0.5, rel=1e-3)
@@ -79,6 +86,36 @@ KEPT = {
     "keys not turned": "t = Transpose <perm = [0, 1, 2, 3]> (k) u = Transpose <perm = [1, 0, 3, 2]>"
     " (t) s = MatMul (q, u) p = Softmax (s) y = MatMul (p, v)",
 }
+
+
+CHOSEN = "b = Greater (m, none) c = Where (b, none, {}) s = MatMul (q, t) z = Add (s, c) "
+REST_OF_CHOSEN = "p = Softmax (z) y = MatMul (p, v)"
+
+
+@pytest.mark.parametrize(("hiding", "fused"), [("far", True), ("lowest", False)])
+def test_a_mask_that_is_chosen_shows_a_key_to_each_query(hiding: str, fused: bool) -> None:
+    model = build(TURN + CHOSEN.format(hiding) + REST_OF_CHOSEN)
+    check(Fuse(), model, tolerance=1e-5)
+    assert ("Attention" in op_types(model)) == fused
+
+
+@pytest.mark.parametrize("mask", ["m", "hidden"])
+def test_a_mask_that_may_hide_all_keys_is_left(mask: str) -> None:
+    """Softmax gives them equal shares where all are as low as can be; Attention gives zeros."""
+    model = build(TURN + f"s = MatMul (q, t) b = Add (s, {mask}) " + REST)
+    before = model.clone()
+    outcome = check(Fuse(), model, tolerance=1e-5)
+    assert any("hide all keys" in skip.reason for skip in outcome.skipped)
+    feed = {**feed_for(before), "m": np.full((5, 5), LOWEST)}
+    assert_equal_outputs(before, model, feed, tolerance=1e-5)
+
+
+def test_scores_of_half_precision_stay_in_float32() -> None:
+    model = build(FUSED["plain"], dtype="float16")
+    before = model.clone()
+    check(Fuse(), model)
+    feed = {name: array * np.float16(300) for name, array in feed_for(before).items()}
+    assert_equal_outputs(before, model, feed)
 
 
 @pytest.mark.parametrize("case", KEPT)
