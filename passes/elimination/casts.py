@@ -1,4 +1,4 @@
-"""Cast and CastLike to the same type, and Cast after a Cast that loses nothing."""
+"""Cast and CastLike to the same type, Cast after a Cast that loses nothing, CastLike as a Cast."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import onnx_ir as ir
 
 from passes.elimination.look import bypass, is_sole, made_by, skip_over
 from passes.rewriting.rule import Result, Rule
+from passes.rewriting.substitute import Found, New, Substitution
 from passes.rewriting.work import Work
 
 _T = ir.DataType
@@ -78,8 +79,19 @@ def _cast_like(node: ir.Node, work: Work) -> Result:
     return bypass(node, work, node.inputs[0])
 
 
+def _typed(found: Found) -> New | None:
+    """Name the type, so that the value whose type it is is not needed any more."""
+    like = found.dtype("like")
+    if like is None or any(a.is_ref() for a in found.root.attributes.values()):
+        return None
+    kept = {name: a.value for name, a in found.root.attributes.items()}
+    return New("Cast", (found["x"],), {"to": int(like), **kept})
+
+
+TYPED = Substitution(name="casts_typed", patterns=("CastLike(x, like)",), rewrite=_typed, since=15)
 RULES = (
     Rule("casts_removed", ("Cast",), _cast),
     Rule("casts_removed", ("CastLike",), _cast_like),
+    TYPED.rule(),
 )
-"""Casts without effect."""
+"""Casts without effect, and those whose type can be named."""
