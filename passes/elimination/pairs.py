@@ -38,7 +38,16 @@ def _inverse(node: ir.Node, work: Work) -> Result:
 
 def _absorbed(node: ir.Node, work: Work) -> Result:
     before = made_by(node.inputs[0], node, work, *_ABSORBED[node.op_type])
-    return None if before is None else bypass(node, work, node.inputs[0])
+    if before is None:
+        return None
+    if (node.op_type, before.op_type) == ("Relu", "Abs") and not _is_float(node.inputs[0], work):
+        return "the absolute value of the lowest integer is negative"
+    return bypass(node, work, node.inputs[0])
+
+
+def _is_float(value: ir.Value | None, work: Work) -> bool:
+    dtype = work.facts.of(value).dtype
+    return dtype is not None and dtype.is_floating_point()
 
 
 @dataclass(frozen=True)

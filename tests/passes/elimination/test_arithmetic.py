@@ -95,6 +95,11 @@ PAIRS = {
     "Abs after Relu would lose a sign": Case(
         "a = Relu (x) b = Abs (a) y = Neg (b)", "Relu Abs Neg"
     ),
+    "Abs of the lowest integer is negative": Case(
+        "a = Abs (x) b = Relu (a) y = Neg (b)", "Abs Relu Neg", "int8[N,4] x", "int8 y",
+        reason="lowest integer",
+    ),
+    "Relu of an absolute value": Case("a = Abs (x) b = Relu (a) y = Neg (b)", "Abs Neg"),
     "Clip after Relu": Case(
         "a = Relu (x) b = Clip (a, z, b6) y = Neg (b)", "Clip Neg",
         constants={"z": F32(0), "b6": F32(6)},
