@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-from converter.core.contract import Outcome, Pass
+from converter.core.contract import Outcome, Pass, Skip
+from converter.core.graph import walk
 from converter.core.params import Param
 from converter.core.select import Selection
 from passes.rewriting.work import Work
@@ -33,9 +34,14 @@ class Rewrite(Pass):
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Apply the rules and say what they did."""
-        work = Work(model, context, Selection(self.include, self.exclude))
+        selection = Selection(self.include, self.exclude)
+        chosen = bool(self.include or self.exclude)
+        lost = selection.unmatched(list(walk(model))) if chosen else ()
+        work = Work(model, context, selection)
         self.rewrite(work)
-        return work.outcome()
+        outcome = work.outcome()
+        skips = tuple(Skip(pattern, "matches no node") for pattern in lost)
+        return replace(outcome, skipped=(*skips, *outcome.skipped)) if lost else outcome
 
     @abstractmethod
     def rewrite(self, work: Work) -> None:

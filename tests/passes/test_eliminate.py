@@ -244,3 +244,12 @@ def test_says_why_an_identity_stays() -> None:
     model = model_from_text("g (float[2] x) => (float[2] y) { y = Identity (x) }")
     (skip,) = check(Eliminate(), model).skipped
     assert "public" in skip.reason
+
+
+@pytest.mark.parametrize("side", ["include", "exclude"])
+def test_a_choice_that_matches_nothing_is_told(side: str) -> None:
+    model = model_from_text("g (float[2] x) => (float[2] y) { t = Identity (x) y = Relu (t) }")
+    outcome = Eliminate(**{side: ("op:Rleu", "t")}).apply(model, Context())
+    assert ("op:Rleu", "matches no node") in [(s.subject, s.reason) for s in outcome.skipped]
+    assert not any(skip.subject == "t" for skip in outcome.skipped)
+    assert op_types(model) == (["Relu"] if side == "include" else ["Identity", "Relu"])
