@@ -46,7 +46,7 @@ STAGES = (OPERATORS, *normalization.LATER, LAYERS)
 """What is tried on the whole model before the next is."""
 RULES = tuple(rule for stage in STAGES for rule in stage)
 """All rules of ``fuse``, tried in this order."""
-EXTRA = (*activation.EXTRA, *normalization.EXTRA)
+EXTRA = (*activation.EXTRA, *attention.EXTRA, *normalization.EXTRA)
 """Rules that are off by default; the reason in a report says why."""
 _MOST_ROUNDS = 4
 
@@ -71,7 +71,7 @@ class Fuse(Rewrite):
 
     extra: Annotated[
         tuple[str, ...],
-        Param("rules that are off because onnxruntime is slower with what they make"),
+        Param("rules that are off because onnxruntime is slower or stricter with what they make"),
     ] = ()
 
     def __post_init__(self) -> None:

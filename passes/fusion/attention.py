@@ -22,6 +22,11 @@ from passes.rewriting.substitute import Found, New, Substitution, UnfitError
 ROUNDING = "float rounding of the scaled products: relative 1e-5 for float32"
 _SINGLE = frozenset({ir.DataType.FLOAT})
 _LOWEST = float(np.finfo(np.float32).min)
+EXTRA = ("attentions_fused",)
+_MAY_BE_EMPTY = (
+    "a dynamic size may be 0 in a run, which onnxruntime's Attention refuses; "
+    "fuse:extra=attentions_fused does it nevertheless"
+)
 _SWAPPED = (0, 1, 3, 2)
 _FROM_TOKENS = (0, 2, 3, 1)
 _HEADS_FIRST = (0, 2, 1, 3)
@@ -73,6 +78,9 @@ def _attention(found: Found) -> New:
         raise UnfitError("the ranks of queries and values are not known to be 4")
     if not (_same(q[0], k[0], v[0]) and _same(q[1], k[1], v[1]) and _same(k[2], v[2])):
         raise UnfitError("batch, heads and tokens are not known to be the same for all inputs")
+    sizes = (*q, *k, *v)
+    if found.work.extra.isdisjoint(EXTRA) and not all(isinstance(n, int) and n for n in sizes):
+        raise UnfitError(_MAY_BE_EMPTY)
     inputs: list[ir.Value | New] = [found["q"], key, found["v"]]
     if "m" in found:
         inputs.append(_mask(found, (q[0], q[1], q[2], k[2])))
