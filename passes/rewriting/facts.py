@@ -10,6 +10,7 @@ its own, :class:`passes.rewriting.symbols.Dim`, and only equal to itself.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,7 @@ class Fact:
 
 
 UNKNOWN = Fact()
+Answer = Callable[[ir.Node, tuple[Fact, ...], int], tuple[Fact, ...]]
 
 
 def static(sizes: Dims | None) -> tuple[int, ...] | None:
@@ -69,9 +71,14 @@ class Facts:
         enforced: Values whose declared rank and fixed dimensions the runtime checks: the inputs of
             the main graph.
         opsets: Version of the default operator set by graph.
+        answer: What an operator says about its outputs, given its node, one fact per input, and the
+            operator set: :func:`passes.rewriting.shapes.answer`.
     """
 
-    def __init__(self, enforced: set[ir.Value], opsets: Mapping[ir.Graph, int]) -> None:
+    def __init__(
+        self, enforced: set[ir.Value], opsets: Mapping[ir.Graph, int], answer: Answer
+    ) -> None:
+        self._answer = answer
         self._enforced = enforced
         self._opsets = opsets
         self._known: dict[ir.Value, Fact] = {}
@@ -127,17 +134,15 @@ class Facts:
         return first
 
     def _apply(self, node: ir.Node) -> None:
-        from passes.rewriting.question import Question
-        from passes.rewriting.shapes import RULES
-
-        rule = RULES.get(node.op_type) if node.domain in DEFAULT_DOMAINS else None
         facts: tuple[Fact, ...] = ()
-        if node.op_type == "If" and node.domain in DEFAULT_DOMAINS:
+        if node.domain not in DEFAULT_DOMAINS:
+            pass
+        elif node.op_type == "If":
             facts = tuple(self._either(values) for values in _branches(node))
-        elif rule is not None and not any(a.is_ref() for a in node.attributes.values()):
+        elif not any(a.is_ref() for a in node.attributes.values()):
             inputs = tuple(UNKNOWN if v is None else self._known[v] for v in node.inputs)
             version = self._opsets.get(node.graph, 0) if isinstance(node.graph, ir.Graph) else 0
-            facts = rule(Question(node, inputs, version))
+            facts = self._answer(node, inputs, version)
         for index, output in enumerate(node.outputs):
             fact = facts[index] if index < len(facts) else UNKNOWN
             if fact.dtype is None and isinstance(output.type, ir.TensorType):

@@ -129,3 +129,9 @@ RULES: dict[str, Rule] = {
     "Where": _where,
 }
 """What each operator says about its outputs."""
+
+
+def answer(node: ir.Node, inputs: tuple[Fact, ...], version: int) -> tuple[Fact, ...]:
+    """Return what is certain about the outputs of an operator of the default domain."""
+    rule = RULES.get(node.op_type)
+    return () if rule is None else rule(Question(node, inputs, version))

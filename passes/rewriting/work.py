@@ -25,6 +25,7 @@ from passes.rewriting.journal import Journal
 from passes.rewriting.purity import is_pure
 from passes.rewriting.rule import Applied, Rule
 from passes.rewriting.scopes import Scope, scopes_of
+from passes.rewriting.shapes import answer
 
 if TYPE_CHECKING:
     from converter.core.context import Context
@@ -84,7 +85,7 @@ class Work:
     def facts(self) -> Facts:
         """What is certain about values."""
         opsets = {graph: scope.opset for graph, scope in self.scopes.items()}
-        return Facts(set(self.model.graph.inputs), opsets)
+        return Facts(set(self.model.graph.inputs), opsets, answer)
 
     def adopt(self, other: Work) -> None:
         """Make the outcome of a trial on a clone of the model this one's."""

@@ -13,6 +13,7 @@ from backend.cases import Case, originals, variants
 
 from passes.rewriting.facts import Dim, Dims, Facts
 from passes.rewriting.scopes import scopes_of
+from passes.rewriting.shapes import answer
 from passes.rewriting.symbols import Size
 
 Environment = Mapping[Dim, int]
@@ -44,7 +45,8 @@ def fits(expected: list[int | None], actual: list[Any]) -> bool:
 def wrong(case: Case, *, dynamic: bool) -> str:
     """Return what a fact says that is not so, or nothing."""
     model = ir.from_proto(case.model)
-    facts = Facts(set(model.graph.inputs), {s.graph: s.opset for s in scopes_of(model)})
+    opsets = {s.graph: s.opset for s in scopes_of(model)}
+    facts = Facts(set(model.graph.inputs), opsets, answer)
     environment: dict[Dim, int] = {}
     for value in model.graph.inputs:
         array = case.feed.get(value.name or "")
