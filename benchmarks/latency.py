@@ -6,10 +6,10 @@
 The first form measures given files; FOLDER has one .npz per sample (without it: made-up inputs).
 The second writes ``simplify`` (and ``freeze,simplify`` where weights are overridable) and what
 peers make of every model of a zoo (see zoo.py) first. One process, one thread, default
-optimizations: all files take turns in random order, some milliseconds each, in CPU time, and their sessions are
-opened anew several times. The figure is the ratio to the original, median of medians, and its
-standard error. With ``--control`` the original also takes part as one of the files: that row says
-what the noise is.
+optimizations: all files take turns in random order, some milliseconds each, in CPU time, and their
+sessions are opened anew several times. The figure is the ratio to the original, median of medians,
+and its standard error. With ``--control`` the original also takes part as one of the files: that
+row says what the noise is.
 """
 
 from __future__ import annotations
