@@ -36,7 +36,7 @@ def graphs(model: ir.Model) -> Iterator[ir.Graph]:
 
 def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     """Yield the graphs that are attributes of the node."""
-    for attribute in node.attributes.values():
+    for attribute in node.attributes.data.values():  # the view of a UserDict is four times slower
         kind = attribute.type
         if kind is _GRAPH and not attribute.is_ref():
             yield attribute.value
@@ -210,7 +210,7 @@ def tensors(model: ir.Model) -> Iterator[ir.TensorProtocol]:
     for graph in graphs(model):
         found = [v.const_value for v in graph.initializers.values() if v.const_value is not None]
         for node in graph:
-            for attribute in node.attributes.values():
+            for attribute in node.attributes.data.values():
                 if attribute.type is _TENSOR and not attribute.is_ref():
                     found.append(attribute.value)
                 elif attribute.type is _TENSORS and not attribute.is_ref():
