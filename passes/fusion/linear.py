@@ -107,11 +107,17 @@ def _after(node: ir.Node, work: Work) -> Result:
     return old if isinstance(old, str) and old else fold_after(work, layer, node, affine)
 
 
+_SCALES = ("Mul", "Div", "Neg")
+
+
 def _before(node: ir.Node, work: Work) -> Result:
+    source = node.inputs[0] if node.inputs else None
+    if source is None or not is_op(source.producer(), *_SCALES):
+        return None
     layer = layer_of(node, work)
     if not isinstance(layer, Layer) or work.opset(node) < BROADCASTS:
         return None
-    found = step_before(layer, "Mul", "Div", "Neg", work=work)
+    found = step_before(layer, *_SCALES, work=work)
     step = _step(found) if isinstance(found, ir.Node) else None
     if step is None:
         return found if isinstance(found, str) else None
@@ -205,7 +211,7 @@ RULES = (
         tuple(LAYERS),
         _before,
         ROUNDING,
-        below=dict.fromkeys(LAYERS, frozenset({"Mul", "Div", "Neg"})),
+        below=dict.fromkeys(LAYERS, frozenset(_SCALES)),
     ),
     Rule(
         "scales_folded",
