@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import ml_dtypes  # noqa: F401 - registers the numpy types that onnx_ir names
 import numpy as np
@@ -69,7 +69,26 @@ class FileHandle:
             self.descriptor = -1
 
 
-class FileTensor(TensorBase):
+class TensorOnDemand(TensorBase):
+    """A tensor without an array of its own: :meth:`numpy` makes one whenever it is asked."""
+
+    @property
+    def raw(self) -> Self:
+        """The tensor itself: there is no other representation."""
+        return self
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:  # noqa: FBT001
+        array = self.numpy()
+        return array if dtype is None else array.astype(dtype)
+
+    def __dlpack__(self, *, stream: Any = None) -> Any:
+        return self.numpy().__dlpack__()
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self.numpy().__dlpack_device__()
+
+
+class FileTensor(TensorOnDemand):
     """A tensor whose little-endian bytes lie in an open file.
 
     Args:
@@ -108,11 +127,6 @@ class FileTensor(TensorBase):
         """Static shape."""
         return self._shape
 
-    @property
-    def raw(self) -> FileTensor:
-        """The tensor itself: there is no other representation."""
-        return self
-
     def numpy(self) -> Array:
         """Return a read-only array; large ones are mapped, small ones read."""
         if self._dtype.bitwidth < 8:
@@ -141,21 +155,11 @@ class FileTensor(TensorBase):
         """Copy the bytes to an open binary file without holding more than one chunk."""
         self.handle.copy(self.offset, self.nbytes, file)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:  # noqa: FBT001
-        array = self.numpy()
-        return array if dtype is None else array.astype(dtype)
-
-    def __dlpack__(self, *, stream: Any = None) -> Any:
-        return self.numpy().__dlpack__()
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.numpy().__dlpack_device__()
-
     def __repr__(self) -> str:
         return f"{self._repr_base()}(file={self.handle.path!r}, offset={self.offset})"
 
 
-class MappedTensor(TensorBase):
+class MappedTensor(TensorOnDemand):
     """Another tensor seen through a function of its elements, computed when it is read.
 
     Args:
@@ -194,11 +198,6 @@ class MappedTensor(TensorBase):
         shape: ir.Shape = self.source.shape  # type: ignore[assignment]
         return shape
 
-    @property
-    def raw(self) -> MappedTensor:
-        """The tensor itself: there is no other representation."""
-        return self
-
     def chunks(self, nbytes: int = CHUNK_BYTES) -> Iterator[tuple[int, Array]]:
         """Yield (start, flat chunk) for chunks of about ``nbytes`` of the source."""
         for start, chunk in chunks(self.source, nbytes):
@@ -219,16 +218,6 @@ class MappedTensor(TensorBase):
         """Compute and write chunk by chunk."""
         for _, chunk in self.chunks():
             file.write(little_endian(chunk))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:  # noqa: FBT001
-        array = self.numpy()
-        return array if dtype is None else array.astype(dtype)
-
-    def __dlpack__(self, *, stream: Any = None) -> Any:
-        return self.numpy().__dlpack__()
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.numpy().__dlpack_device__()
 
     def __repr__(self) -> str:
         return f"{self._repr_base()}(of={self.source!r})"

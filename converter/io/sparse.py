@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnx_ir._core import TensorBase  # not public in 1.1: the base that all its tensors share
+
+from converter.core.tensors import TensorOnDemand
 
 Array = np.ndarray[Any, Any]
 
 
-class SparseTensor(TensorBase):
+class SparseTensor(TensorOnDemand):
     """A tensor of which the document stores the elements that are not zero.
 
     Args:
@@ -50,11 +51,6 @@ class SparseTensor(TensorBase):
         """Static shape."""
         return self._shape
 
-    @property
-    def raw(self) -> SparseTensor:
-        """The tensor itself: there is no other representation."""
-        return self
-
     def numpy(self) -> Array:
         """Return the dense array, made anew on every call."""
         shape = self._shape.numpy()
@@ -65,16 +61,6 @@ class SparseTensor(TensorBase):
     def tobytes(self) -> bytes:
         """Return the bytes of the dense tensor."""
         return ir.Tensor(self.numpy(), dtype=self.dtype).tobytes()
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Array:  # noqa: FBT001
-        array = self.numpy()
-        return array if dtype is None else array.astype(dtype)
-
-    def __dlpack__(self, *, stream: Any = None) -> Any:
-        return self.numpy().__dlpack__()
-
-    def __dlpack_device__(self) -> tuple[int, int]:
-        return self.numpy().__dlpack_device__()
 
     def __repr__(self) -> str:
         return f"{self._repr_base()}(elements={self._flat.size})"
