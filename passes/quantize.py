@@ -15,7 +15,8 @@ from converter.core.contract import Need, Outcome, Pass, Skip
 from converter.core.params import Param
 from converter.core.select import Selection
 from passes.affine.grid import Array, Grid, asymmetric, symmetric
-from passes.affine.insert import WeightKey, Writer, weight_key
+from passes.affine.insert import Writer
+from passes.affine.numbers import Numbers, WeightKey, weight_key
 from passes.affine.opset import PER_CHANNEL_OPSET, PER_TENSOR_OPSET, raise_opset
 from passes.affine.placement import Placement, place
 from passes.affine.scale import largest
@@ -71,9 +72,7 @@ class Quantize(Pass):
         skipped += plan.skipped
         if not plan.units:
             return Outcome(modified=raised, skipped=tuple(skipped), notes=notes)
-        writer = Writer(
-            model, ranges.grids(plan), ranges.magnitudes, per_channel=ranges.per_channel
-        )
+        writer = Writer(model, ranges.numbers(plan), per_channel=ranges.per_channel)
         writer.write(plan.units)
         if self.per_channel and not ranges.per_channel:
             notes += (
@@ -139,8 +138,8 @@ class _Ranges:
             if len(self._unusable) == known:
                 return plan
 
-    def grids(self, plan: Placement) -> dict[ir.Value, Grid]:
-        """Return the grid of every value of the plan; values that share one share the object."""
+    def numbers(self, plan: Placement) -> Numbers:
+        """Return the grid of every value of the plan, and the magnitudes of all weights."""
         fixed = _fixed_ranges(plan)
         make = symmetric if self.settings.symmetric else asymmetric
         roots = plan.ranged()
@@ -148,7 +147,8 @@ class _Ranges:
         for root in dict.fromkeys(roots.values()):
             low, high = fixed.get(root) or (self._ranges[root].low, self._ranges[root].high)
             made[root] = make(low, high)
-        return {value: made[root] for value, root in roots.items()}
+        grids = {value.name or "": made[root] for value, root in roots.items()}
+        return Numbers(grids, self.magnitudes)
 
     def _weigh(self, plan: Placement) -> None:
         """Look at every weight once: its magnitudes make the scales."""

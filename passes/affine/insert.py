@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from converter.core import graph as g
 from passes.affine.grid import INT8_SYMMETRIC, Array, Grid, asymmetric
+from passes.affine.numbers import Numbers, QuantizedWeight, WeightKey, bias_key, weight_key
 from passes.affine.placement import Unit
 from passes.affine.scale import (
     bias_scales,
@@ -16,8 +17,6 @@ from passes.affine.scale import (
     quantize_weight,
     weight_scales,
 )
-
-WeightKey = tuple[ir.Value, int | None]
 
 
 class Writer:
@@ -28,8 +27,7 @@ class Writer:
 
     Args:
         model: The model.
-        grids: Grid of every value that lies on one; values that share a grid share the object.
-        magnitudes: Largest magnitudes of every weight, as of :func:`scale.largest`.
+        numbers: Grids of all values, and what was chosen for weights and biases.
         per_channel: One scale per output channel of a weight (needs opset 13).
 
     Attributes:
@@ -39,14 +37,12 @@ class Writer:
     def __init__(
         self,
         model: ir.Model,
-        grids: Mapping[ir.Value, Grid],
-        magnitudes: Mapping[WeightKey, Array],
+        numbers: Numbers,
         *,
         per_channel: bool,
     ) -> None:
         self.graph = model.graph
-        self.grids = grids
-        self.magnitudes = magnitudes
+        self.numbers = numbers
         self.per_channel = per_channel
         self.counts: dict[str, float] = {}
         self._names = g.Names(model)
@@ -77,20 +73,35 @@ class Writer:
         for unit in units:
             if unit.row.weight is not None:
                 users.setdefault(weight_key(unit, per_channel=self.per_channel), []).append(unit)
-        for (value, axis), sharing in users.items():
-            weight = g.constant_array(value)
-            assert weight is not None
-            magnitude = self.magnitudes[value, axis]
-            scales = weight_scales(magnitude)
-            for unit in sharing:
-                bias = _bias_array(unit)
-                if bias is not None:
-                    step = self.grids[unit.inputs[0]].scale
-                    scales = np.asarray(np.maximum(scales, weight_scales(magnitude, bias, step)))
-            integers = quantize_weight(weight, scales, axis)
-            name = value.name or "weight"
-            self._weights[value, axis] = (self._constant(name, integers, scales, axis), scales)
+        for key, sharing in users.items():
+            chosen = self.numbers.weights.get(key) or self._nearest(key, sharing)
+            name = key[0] or "weight"
+            value = self._constant(name, chosen.integers, chosen.scales, key[1])
+            self._weights[key] = (value, chosen.scales)
             self._count("weights_quantized")
+
+    def _nearest(self, key: WeightKey, sharing: Sequence[Unit]) -> QuantizedWeight:
+        weight = g.constant_array(sharing[0].weight)
+        assert weight is not None
+        magnitude = self.numbers.magnitudes[key]
+        scales = weight_scales(magnitude)
+        for unit in sharing:
+            bias = self._bias(unit)
+            if bias is not None:
+                step = self._grid(unit.inputs[0]).scale
+                scales = np.asarray(np.maximum(scales, weight_scales(magnitude, bias, step)))
+        return QuantizedWeight(quantize_weight(weight, scales, key[1]), scales)
+
+    def _grid(self, value: ir.Value) -> Grid:
+        return self.numbers.grids[value.name or ""]
+
+    def _bias(self, unit: Unit) -> Array | None:
+        """Return the bias of a unit as float32 (channels,), or None."""
+        corrected = self.numbers.biases.get(bias_key(unit))
+        if corrected is not None:
+            return corrected
+        array = g.constant_array(unit.bias)
+        return None if array is None else np.broadcast_to(array.reshape(-1), (unit.channels,))
 
     def _read_integers(self, unit: Unit) -> None:
         """Give the node its inputs through DequantizeLinear."""
@@ -105,14 +116,23 @@ class Writer:
         if unit.row.weight is None:
             return
         weight, scales = self._weights[weight_key(unit, per_channel=self.per_channel)]
-        bias = _bias_array(unit)
+        bias = self._bias(unit)
         node.replace_input_with(unit.row.weight, weight)
-        if bias is not None and unit.bias_use is not None and unit.bias is not None:
-            step = bias_scales(scales, self.grids[unit.inputs[0]].scale)
-            name = unit.bias.name or "bias"
-            axis = 0 if step.ndim else None
-            value = self._constant(name, quantize_bias(bias, step), step, axis)
+        if bias is not None:
+            self._write_bias(unit, bias, scales)
+
+    def _write_bias(self, unit: Unit, bias: Array, scales: Array) -> None:
+        step = bias_scales(scales, self._grid(unit.inputs[0]).scale)
+        name = f"{bias_key(unit)}_bias" if unit.bias is None else unit.bias.name or "bias"
+        axis = 0 if step.ndim else None
+        value = self._constant(name, quantize_bias(bias, step), step, axis)
+        if unit.bias_use is not None:
             unit.bias_use[0].replace_input_with(unit.bias_use[1], value)
+            return
+        assert unit.row.bias is not None, "an operator without a bias input cannot be corrected"
+        if len(unit.node.inputs) <= unit.row.bias:
+            unit.node.resize_inputs(unit.row.bias + 1)
+        unit.node.replace_input_with(unit.row.bias, value)
 
     def _write_integers(self, unit: Unit) -> None:
         """Put the results on their grids; that also does what the absorbed activations did."""
@@ -144,7 +164,7 @@ class Writer:
 
     def _pair(self, source: ir.Value, like: ir.Value) -> tuple[ir.Node, ir.Node]:
         """Make QuantizeLinear of ``source`` and DequantizeLinear on the grid of ``like``."""
-        grid, name = self.grids[like], like.name or "value"
+        grid, name = self._grid(like), like.name or "value"
         scale, zero_point = self._grid_values(grid, name)
         integers = ir.Value(
             name=self._names.fresh(f"{name}_quantized"),
@@ -231,21 +251,10 @@ class Writer:
                 del self.graph.initializers[value.name]
 
 
-def weight_key(unit: Unit, *, per_channel: bool) -> WeightKey:
-    """Return the weight of a unit and the axis of its scales; units with one key share integers."""
-    return unit.weight, (unit.axis if per_channel else None)
-
-
 def _replace(node: ir.Node, old: ir.Value, new: ir.Value) -> None:
     for position, value in enumerate(node.inputs):
         if value is old:
             node.replace_input_with(position, new)
-
-
-def _bias_array(unit: Unit) -> Array | None:
-    """Return the bias as float32 (channels,), or None."""
-    array = g.constant_array(unit.bias)
-    return None if array is None else np.broadcast_to(array.reshape(-1), (unit.channels,))
 
 
 def _constants_of(units: Iterable[Unit]) -> list[ir.Value]:
