@@ -1,0 +1,1 @@
+"""Choosing integers, or entries of a table, for weights: pure numpy, no model."""
