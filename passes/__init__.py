@@ -12,6 +12,7 @@ _HOMES = {
     "ConvertOpset": "convert_opset",
     "Deduplicate": "deduplicate",
     "Eliminate": "eliminate",
+    "Equalize": "equalize",
     "FixShapes": "fix_shapes",
     "FoldConstants": "fold_constants",
     "Freeze": "freeze",
@@ -19,6 +20,7 @@ _HOMES = {
     "Inline": "inline",
     "Prune": "prune",
     "Quantize": "quantize",
+    "QuantizeDynamic": "quantize_dynamic",
     "Simplify": "simplify",
 }
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - made from the table so that the two cannot differ

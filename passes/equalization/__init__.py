@@ -1,0 +1,1 @@
+"""Library of the pass equalize: channels through a graph, layers as matrices, the scales."""
