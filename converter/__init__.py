@@ -13,7 +13,16 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converter.api import Artifact, bench, convert, inspect, load, save, verify
+    from converter.api import (
+        Artifact,
+        bench,
+        convert,
+        inspect,
+        load,
+        save,
+        sensitivity,
+        verify,
+    )
     from converter.pipeline.pipeline import Pipeline
 
 __version__ = "0.1.0"
@@ -26,6 +35,7 @@ __all__ = [
     "inspect",
     "load",
     "save",
+    "sensitivity",
     "verify",
 ]
 

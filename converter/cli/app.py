@@ -218,6 +218,54 @@ def bench(  # noqa: PLR0913 - one parameter per option
     return 0
 
 
+def sensitivity(  # noqa: PLR0913 - one parameter per option
+    *,
+    model: opt.Model,
+    passes: opt.Passes = None,
+    data: opt.Data = None,
+    samples: opt.Samples = None,
+    batch: opt.BatchSize = None,
+    labels: opt.Labels = None,
+    image: opt.Image = None,
+    top: opt.Top = 10,
+    time_limit: opt.MeasureLimit = None,
+    seed: opt.Seed = None,
+    threads: opt.Threads = 1,
+    allow_links: opt.AllowLinks = False,
+    custom_op_library: opt.CustomOps = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> int:
+    """Rank layers by what compressing each costs, alone and as one of all; needs no labels.
+
+    Without --passes int8 quantization is examined: simplify,quantize:method=minmax. Of several
+    passes the last is examined, e.g. --passes prune:sparsity=0.7.
+    """
+    del debug
+    from converter import api
+
+    with watching(quiet=quiet or json) as progress:
+        found = api.sensitivity(
+            model,
+            passes=passes,
+            data=data,
+            samples=samples,
+            batch=batch or 1,
+            labels=labels,
+            image=image,
+            top=top,
+            time_limit=time_limit,
+            seed=seed or 0,
+            threads=threads,
+            allow_links=allow_links,
+            custom_op_library=custom_op_library,
+            progress=progress,
+        )
+    _show("sensitivity", {**found.to_dict(), "top": top}, quiet=quiet, json=json)
+    return 0
+
+
 def passes(
     *,
     context: typer.Context,
@@ -266,6 +314,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "inspect": inspect,
     "verify": verify,
     "bench": bench,
+    "sensitivity": sensitivity,
     "passes": passes,
 }
 _EPILOG = """\
@@ -276,6 +325,8 @@ convert inspect MODEL: what is in a model.
 convert verify A B: compare two models.
 
 convert bench MODEL...: measure speed.
+
+convert sensitivity MODEL --data FILE: which layers hurt when they are quantized.
 
 convert passes [NAME]: list or describe passes.
 

@@ -276,6 +276,20 @@ CustomOps = Annotated[
         rich_help_panel=_MACHINE,
     ),
 ]
+Top = Annotated[
+    int,
+    typer.Option(metavar="N", min=1, help="Look closely at so many of the worst (default 10)."),
+]
+MeasureLimit = Annotated[
+    float | None,
+    typer.Option(
+        "--time-limit",
+        metavar="S",
+        callback=_finite,
+        help="Start no measurement after so many seconds; show what is known by then.",
+        rich_help_panel=_MACHINE,
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="Print errors only.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON on stdout and nothing else there.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks and log messages.")]

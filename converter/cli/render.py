@@ -10,6 +10,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from converter.cli import render_search as search
 from converter.report import summary
 from converter.report import words as t
 
@@ -194,6 +195,21 @@ def _latency(console: Console, data: Data) -> None:
     _table(console, ("model", "median", "fastest", "ratio", "runs"), rows, right=(1, 2, 3, 4))
 
 
+# --- which layer hurts ----------------------------------------------------------------------------
+
+
+def _sensitivity(console: Console, data: Data) -> None:
+    console.print(_text(data["passes"], "bold"), _warning(data), sep="")
+    console.print(_text(search.headline(data)))
+    rows = search.layer_rows(data)
+    if rows:
+        _title(console, "Layers, the most harmful first")
+        shown = rows[: data["top"]]
+        _table(console, search.SENSITIVITY_HEADS, shown, right=(1, 2, 3, 4, 5))
+        _rest(console, len(rows) - len(shown), "more layer")
+    _notes(console, [*data["notes"], *search.advice(data)])
+
+
 # --- inspection ----------------------------------------------------------------------------------
 
 
@@ -314,6 +330,7 @@ _RENDERERS: dict[str, Callable[[Console, Any], None]] = {
     "conversion": _conversion,
     "verdict": _verdict,
     "latency": _latency,
+    "sensitivity": _sensitivity,
     "inspection": _inspection,
     "pass_list": _pass_list,
     "pass_details": _pass_details,

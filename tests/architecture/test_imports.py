@@ -24,13 +24,15 @@ ALLOWED: dict[str, set[str]] = {
     "measure": {"errors", "core", "ops", "io", "data", "execution"},
 }
 ALLOWED["verification"] = ALLOWED["measure"] | {"measure"}
+ALLOWED["search"] = ALLOWED["measure"] | {"measure"}
 ALLOWED["pipeline"] = ALLOWED["verification"] | {"verification", "calibration"}
 ALLOWED["report"] = ALLOWED["pipeline"] | {"pipeline"}
 ALLOWED["order"] = ALLOWED["pipeline"] | {"pipeline"}
 ALLOWED["conversion"] = ALLOWED["report"] | {"report", "order"}
-ALLOWED["api"] = ALLOWED["conversion"] | {"conversion"}
+ALLOWED["examination"] = ALLOWED["conversion"] | {"conversion", "search"}
+ALLOWED["api"] = ALLOWED["examination"] | {"examination"}
 ALLOWED["cli"] = ALLOWED["api"] | {"api"}
-FOR_PASSES = {"errors", "core", "ops", "data", "execution", "calibration", "measure"}
+FOR_PASSES = {"errors", "core", "ops", "data", "execution", "calibration", "measure", "search"}
 
 
 def modules_in(tree: ast.AST) -> Iterator[str]:
