@@ -1,0 +1,1 @@
+"""Dynamic quantization: int8 weights, and ranges of activations taken anew at every run."""
