@@ -23,7 +23,7 @@ LEAST_OPSET = 11
 """First opset with DynamicQuantizeLinear."""
 _LEAST_SIDE = 16
 _LEAST_ELEMENTS = 64 * 64
-_LEAST_FOR_ONE_ROW = 128 * 128
+_LEAST_FOR_ONE_ROW = 512 * 256
 """Below these the search for the range costs more than the integers save (measured, one thread)."""
 _LEAST_TABLE = 1 << 14
 _MATRIX_RANK = 2
@@ -249,17 +249,17 @@ def _offer_gemm(node: ir.Node, graph: ir.Graph) -> Product | str:
     turned = bool(node.attributes.get_int("transB", 0))
     weight = Constant(weight.source, weight.transposed != turned)
     alpha = node.attributes.get_float("alpha", 1.0)
-    return _refusal(x, weight) or Product(node, graph, weight, alpha)
+    return _refusal(x, weight, rank=2) or Product(node, graph, weight, alpha)
 
 
-def _refusal(x: ir.Value, weight: Constant) -> str:
-    """Say why a product does not pay; "" when it does."""
+def _refusal(x: ir.Value, weight: Constant, rank: int = 0) -> str:
+    """Say why a product does not pay; "" when it does. ``rank``: that of x, if it is certain."""
     if g.is_op(x.producer(), "DequantizeLinear"):
         return "its input is quantized already"
     shape = tuple(weight.tensor.shape.numpy())
     if len(shape) != _MATRIX_RANK:
         return "the weight is not a matrix"
-    least = _LEAST_FOR_ONE_ROW if _one_row(x) else _LEAST_ELEMENTS
+    least = _LEAST_FOR_ONE_ROW if _one_row(x, rank) else _LEAST_ELEMENTS
     if min(shape) < _LEAST_SIDE or shape[0] * shape[1] < least:
         return "too small to be faster on integers"
     if not np.isfinite(weight.tensor.numpy()).all():
@@ -267,10 +267,10 @@ def _refusal(x: ir.Value, weight: Constant) -> str:
     return ""
 
 
-def _one_row(x: ir.Value) -> bool:
+def _one_row(x: ir.Value, rank: int) -> bool:
     """Tell whether the product most likely has one row: then it waits for memory, not for sums."""
     if x.shape is None:
-        return False
+        return rank == _MATRIX_RANK
     rows = [d if isinstance(d, int) else None for d in x.shape.dims[:-1]]
     # A single unknown dimension is the batch, which is 1 in most deployments.
     return all(d == 1 or (d is None and len(rows) == 1) for d in rows)
