@@ -13,16 +13,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from converter.api import (
-        Artifact,
-        bench,
-        convert,
-        inspect,
-        load,
-        save,
-        sensitivity,
-        verify,
-    )
+    from converter.api import Artifact, bench, convert, inspect, load, save, verify
+    from converter.examination import debug, sensitivity
     from converter.pipeline.pipeline import Pipeline
 
 __version__ = "0.1.0"
@@ -32,6 +24,7 @@ __all__ = [
     "__version__",
     "bench",
     "convert",
+    "debug",
     "inspect",
     "load",
     "save",
@@ -39,14 +32,19 @@ __all__ = [
     "verify",
 ]
 
+_HOMES = {
+    "Pipeline": "converter.pipeline.pipeline",
+    "debug": "converter.examination",
+    "sensitivity": "converter.examination",
+}
+
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'converter' has no attribute {name!r}")
     import importlib
 
-    home = "converter.pipeline.pipeline" if name == "Pipeline" else "converter.api"
-    return getattr(importlib.import_module(home), name)
+    return getattr(importlib.import_module(_HOMES.get(name, "converter.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""The public functions: convert, load, save, verify, bench, inspect, sensitivity, debug."""
+"""The public functions: convert, load, save, verify, bench, inspect."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from converter.conversion import Artifact, as_model, execute
+from converter.conversion import Artifact, execute
 from converter.core.context import RunSettings
 from converter.core.contract import Pass
 from converter.core.observe import Observer, Progress, Silent
@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from converter.io.layout import Layout
     from converter.measure.latency import LatencyComparison
     from converter.report.inspection import Inspection
-    from converter.search.sensitivity import Sensitivity
     from converter.verification.verdict import Verdict
 
-__all__ = ["Artifact", "bench", "convert", "inspect", "load", "save", "sensitivity", "verify"]
+__all__ = ["Artifact", "bench", "convert", "inspect", "load", "save", "verify"]
 PathLike = str | Path
 
 
@@ -295,66 +294,6 @@ def bench(  # noqa: PLR0913 - the words of the command line, one argument each
         return measure(
             paths, dataset, settings=settings, seconds=seconds, progress=progress or Silent()
         )
-
-
-def sensitivity(  # noqa: PLR0913 - the words of the command line, one argument each
-    source: Any,
-    *,
-    passes: str | Iterable[Pass] | None = None,
-    data: Any = None,
-    samples: int | None = None,
-    batch: int = 1,
-    labels: str | None = None,
-    image: str | None = None,
-    top: int = 10,
-    time_limit: float | None = None,
-    seed: int = 0,
-    threads: int = 1,
-    allow_links: bool = False,
-    custom_op_library: PathLike | None = None,
-    example: Any = None,
-    progress: Progress | None = None,
-) -> Sensitivity:
-    """Find out which layers hurt: what compressing each alone costs, and all but it.
-
-    Args:
-        source: As of :func:`convert`.
-        passes: The last one is examined, those before it prepare the model; default
-            ``simplify,quantize:method=minmax``.
-        data: Samples, without labels or with; needed.
-        samples: Measure on at most so many (default 32); calibration takes the same ones.
-        batch: Samples per run.
-        labels: Name of the array that holds the labels.
-        image: Preprocessing of a folder of images.
-        top: So many of the worst layers are measured on all samples, the others on a few.
-        time_limit: Seconds after which no further layer is measured.
-        seed: Root of every random stream.
-        threads: Threads that onnxruntime may use.
-        allow_links: Accept symbolic and hard links to external data.
-        custom_op_library: Shared library with custom operators.
-        example: Example inputs of a PyTorch module.
-        progress: Receives the advance.
-
-    Returns:
-        Every layer that the pass changed, the most harmful first.
-
-    Raises:
-        ConverterError: A pass fails, samples are missing, or a model cannot be run.
-    """
-    from converter.core.spec import parse
-    from converter.examination import USUAL_PASSES, Task, find_sensitivity
-
-    wanted = USUAL_PASSES if passes is None else passes
-    chosen = parse(wanted) if isinstance(wanted, str) else tuple(wanted)
-    given = Samples(data, samples=samples, batch=batch, labels=labels, image=image)
-    task = Task(given, top, time_limit, seed, threads, _path(custom_op_library))
-    if isinstance(source, str | Path):
-        from converter.io import formats
-
-        model = formats.load(Path(source), allow_links=allow_links, example=example)
-    else:
-        model = as_model(source, example=example)
-    return find_sensitivity(model, chosen, task, progress)
 
 
 def inspect(path: PathLike, *, allow_links: bool = False) -> Inspection:

@@ -1,14 +1,15 @@
-"""What the commands ``sensitivity`` and ``debug`` do: prepare models and samples, examine, rank."""
+"""The public functions sensitivity and debug: prepare models and samples, examine, rank."""
 
 from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from converter.conversion import as_model
 from converter.core import graph as g
 from converter.core.context import Context, RunSettings
 from converter.core.contract import Pass
@@ -18,6 +19,7 @@ from converter.order import Samples
 from converter.pipeline.deadline import limits_for
 from converter.pipeline.pipeline import Pipeline
 from converter.pipeline.services import LocalServices
+from converter.search.gaps import Debugging, find_gaps
 from converter.search.probe import Work
 from converter.search.sensitivity import Sensitivity, examine, rank
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 
     from converter.core.context import Dataset
 
+__all__ = ["Debugging", "Sensitivity", "debug", "sensitivity"]
+PathLike = str | Path
 USUAL_PASSES = "simplify,quantize:method=minmax"
 USUAL_SAMPLES = 32
 TOP = 10
@@ -133,6 +137,23 @@ def find_sensitivity(
     )
 
 
+def find_differences(
+    first: ir.Model, second: ir.Model, task: Task, progress: Progress | None = None
+) -> Debugging:
+    """Compare two models value by value; without samples on made-up inputs.
+
+    Raises:
+        VerificationError: The models have other inputs, or share no value.
+        ConverterError: The samples do not fit, or a model cannot be run.
+    """
+    given = task.data if task.data.spec is not None else replace(task.data, spec="synthetic")
+    dataset = given.open(first, task.seed)
+    assert dataset is not None
+    with tempfile.TemporaryDirectory(prefix="onnxpress-") as folder:
+        settings = task.settings(folder, [first, second])
+        return find_gaps(first, second, dataset, settings=settings, progress=progress)
+
+
 def _most(task: Task) -> int:
     samples = task.data.samples
     return USUAL_SAMPLES if samples is None else max(1, samples // max(1, task.data.batch))
@@ -169,4 +190,107 @@ def at_opset(model: ir.Model, wanted: int, context: Context) -> ir.Model:
     return made
 
 
-__all__ = ["Task", "at_opset", "find_sensitivity"]
+def sensitivity(  # noqa: PLR0913 - the words of the command line, one argument each
+    source: Any,
+    *,
+    passes: str | Iterable[Pass] | None = None,
+    data: Any = None,
+    samples: int | None = None,
+    batch: int = 1,
+    labels: str | None = None,
+    image: str | None = None,
+    top: int = 10,
+    time_limit: float | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    allow_links: bool = False,
+    custom_op_library: PathLike | None = None,
+    example: Any = None,
+    progress: Progress | None = None,
+) -> Sensitivity:
+    """Find out which layers hurt: what compressing each alone costs, and all but it.
+
+    Args:
+        source: As of :func:`convert`.
+        passes: The last one is examined, those before it prepare the model; default
+            ``simplify,quantize:method=minmax``.
+        data: Samples, without labels or with; needed.
+        samples: Measure on at most so many (default 32); calibration takes the same ones.
+        batch: Samples per run.
+        labels: Name of the array that holds the labels.
+        image: Preprocessing of a folder of images.
+        top: So many of the worst layers are measured on all samples, the others on a few.
+        time_limit: Seconds after which no further layer is measured.
+        seed: Root of every random stream.
+        threads: Threads that onnxruntime may use.
+        allow_links: Accept symbolic and hard links to external data.
+        custom_op_library: Shared library with custom operators.
+        example: Example inputs of a PyTorch module.
+        progress: Receives the advance.
+
+    Returns:
+        Every layer that the pass changed, the most harmful first.
+
+    Raises:
+        ConverterError: A pass fails, samples are missing, or a model cannot be run.
+    """
+    from converter.core.spec import parse
+
+    wanted = USUAL_PASSES if passes is None else passes
+    chosen = parse(wanted) if isinstance(wanted, str) else tuple(wanted)
+    given = Samples(data, samples=samples, batch=batch, labels=labels, image=image)
+    task = Task(given, top, time_limit, seed, threads, _path(custom_op_library))
+    model = _model(source, allow_links=allow_links, example=example)
+    return find_sensitivity(model, chosen, task, progress)
+
+
+def debug(  # noqa: PLR0913 - the words of the command line, one argument each
+    first: PathLike | ir.Model,
+    second: PathLike | ir.Model,
+    *,
+    data: Any = None,
+    samples: int | None = None,
+    batch: int = 1,
+    image: str | None = None,
+    seed: int = 0,
+    threads: int = 1,
+    allow_links: bool = False,
+    custom_op_library: PathLike | None = None,
+    progress: Progress | None = None,
+) -> Debugging:
+    """Compare two models value by value: where they part, and which layer adds most.
+
+    Args:
+        first: The original: a path or a model.
+        second: What was made of it; values are matched by name.
+        data: Samples; made up without them.
+        samples: Use at most so many.
+        batch: Samples per run.
+        image: Preprocessing of a folder of images.
+        seed: Of made-up inputs.
+        threads: Threads that onnxruntime may use.
+        allow_links: Accept symbolic and hard links to external data.
+        custom_op_library: Shared library with custom operators.
+        progress: Receives the advance.
+
+    Raises:
+        VerificationError: The models have different inputs, or share no value.
+        ModelError: A model cannot be loaded or run.
+        DataError: The samples do not fit.
+    """
+    given = Samples(data, samples=samples, batch=batch, image=image)
+    task = Task(given, seed=seed, threads=threads, custom_op_library=_path(custom_op_library))
+    a, b = (_model(model, allow_links=allow_links) for model in (first, second))
+    return find_differences(a, b, task, progress)
+
+
+def _model(source: Any, *, allow_links: bool, example: Any = None) -> ir.Model:
+    if not isinstance(source, str | Path):
+        return as_model(source, example=example)
+    from converter.io.formats import load
+
+    return load(Path(source), allow_links=allow_links, example=example)
+
+
+def _path(path: PathLike | None) -> Path | None:
+    return None if path is None else Path(path)

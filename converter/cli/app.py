@@ -243,10 +243,10 @@ def sensitivity(  # noqa: PLR0913 - one parameter per option
     passes the last is examined, e.g. --passes prune:sparsity=0.7.
     """
     del debug
-    from converter import api
+    from converter import examination
 
     with watching(quiet=quiet or json) as progress:
-        found = api.sensitivity(
+        found = examination.sensitivity(
             model,
             passes=passes,
             data=data,
@@ -263,6 +263,45 @@ def sensitivity(  # noqa: PLR0913 - one parameter per option
             progress=progress,
         )
     _show("sensitivity", {**found.to_dict(), "top": top}, quiet=quiet, json=json)
+    return 0
+
+
+def debug_models(  # noqa: PLR0913 - one parameter per option
+    *,
+    a: opt.Original,
+    b: opt.Converted,
+    data: opt.Data = None,
+    samples: opt.Samples = None,
+    batch: opt.BatchSize = None,
+    image: opt.Image = None,
+    top: opt.Top = 10,
+    seed: opt.Seed = None,
+    threads: opt.Threads = 1,
+    allow_links: opt.AllowLinks = False,
+    custom_op_library: opt.CustomOps = None,
+    json: opt.Json = False,
+    quiet: opt.Quiet = False,
+    debug: opt.Debug = False,
+) -> int:
+    """Compare two models value by value: where they part, which layer adds most, what saturates."""
+    del debug
+    from converter import examination
+
+    with watching(quiet=quiet or json) as progress:
+        found = examination.debug(
+            a,
+            b,
+            data=data,
+            samples=samples,
+            batch=batch or 1,
+            image=image,
+            seed=seed or 0,
+            threads=threads,
+            allow_links=allow_links,
+            custom_op_library=custom_op_library,
+            progress=progress,
+        )
+    _show("debugging", {**found.to_dict(), "top": top}, quiet=quiet, json=json)
     return 0
 
 
@@ -315,6 +354,7 @@ _COMMANDS: dict[str, Callable[..., int]] = {
     "verify": verify,
     "bench": bench,
     "sensitivity": sensitivity,
+    "debug": debug_models,
     "passes": passes,
 }
 _EPILOG = """\
@@ -327,6 +367,8 @@ convert verify A B: compare two models.
 convert bench MODEL...: measure speed.
 
 convert sensitivity MODEL --data FILE: which layers hurt when they are quantized.
+
+convert debug A B: where two models part, value by value.
 
 convert passes [NAME]: list or describe passes.
 

@@ -19,7 +19,7 @@ from converter.cli.streams import harden_streams, silence_stdout
 from converter.errors import ConverterError
 
 DEFAULT = "convert"
-COMMANDS = ("inspect", "verify", "bench", "sensitivity", "passes")
+COMMANDS = ("inspect", "verify", "bench", "sensitivity", "debug", "passes")
 INTERRUPTED = 130
 _SHARED = ("--debug", "--quiet")
 _WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS)

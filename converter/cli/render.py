@@ -210,6 +210,21 @@ def _sensitivity(console: Console, data: Data) -> None:
     _notes(console, [*data["notes"], *search.advice(data)])
 
 
+def _debugging(console: Console, data: Data) -> None:
+    runs = t.plural(data["samples"], "run")
+    console.print(
+        _text(f"{t.plural(len(data['values']), 'shared value')}", "bold"),
+        _text(f", {runs} of {data['data']}"),
+        _warning(data),
+        sep="",
+    )
+    _table(console, ("", ""), search.debug_facts(data))
+    for title, heads, rows in search.debug_tables(data):
+        _title(console, title)
+        _table(console, heads, rows, right=range(1, len(heads)))
+    _notes(console, data["notes"])
+
+
 # --- inspection ----------------------------------------------------------------------------------
 
 
@@ -331,6 +346,7 @@ _RENDERERS: dict[str, Callable[[Console, Any], None]] = {
     "verdict": _verdict,
     "latency": _latency,
     "sensitivity": _sensitivity,
+    "debugging": _debugging,
     "inspection": _inspection,
     "pass_list": _pass_list,
     "pass_details": _pass_details,

@@ -71,3 +71,72 @@ def advice(data: Data) -> list[str]:
         words = ",".join(f"exclude={layer['name']}" for layer in best)
         found.append(f"to leave the most harmful ones alone: {name}:{words}")
     return found
+
+
+# --- debug ----------------------------------------------------------------------------------------
+
+DEBUG_HEADS = ("node", "SQNR", "cosine", "max error", "local", "beyond")
+_DEAD_HEADS = ("node", "died", "dead in both", "channels")
+
+
+def debug_facts(data: Data) -> list[Row]:
+    """Return where the models part first, and the layer that adds most."""
+    known = {gap["value"]: gap for gap in data["values"]}
+    facts: list[Row] = []
+    for label, key, figure in (
+        ("first to deviate", "first", "sqnr_db"),
+        ("adds most by itself", "worst_layer", "local_sqnr_db"),
+    ):
+        gap = known.get(data[key])
+        words = "none" if gap is None else f"{_where(gap)}: {decibels(gap[figure])}"
+        facts.append((label, words))
+    unmatched = f"{data['only_first']} in A, {data['only_second']} in B"
+    return [*facts, ("values without a partner", unmatched)]
+
+
+def debug_tables(data: Data) -> list[tuple[str, tuple[str, ...], list[Row]]]:
+    """Return titles, heads and rows of what is worth showing."""
+    top = data["top"]
+    differing = [gap for gap in data["values"] if gap["broken"] or not gap["equal"]]
+    layers = [gap for gap in data["values"] if gap["local_sqnr_db"] is not None]
+    layers.sort(key=lambda gap: gap["local_sqnr_db"])
+    clipped = sorted(
+        (gap for gap in data["values"] if gap["saturated"]), key=lambda gap: -gap["saturated"]
+    )
+    dead = [gap for gap in data["values"] if gap["died"] or gap["dead"]]
+    dead.sort(key=lambda gap: (-gap["died"], -gap["dead"]))
+    tables: list[tuple[str, tuple[str, ...], list[Row]]] = [
+        ("Accumulated, the worst first", DEBUG_HEADS, [_gap_row(x) for x in differing[:top]]),
+        ("By itself, the worst first", DEBUG_HEADS, [_gap_row(x) for x in layers[:top]]),
+        ("Beyond the grid", DEBUG_HEADS, [_gap_row(x) for x in clipped[:top]]),
+        ("Dead channels", _DEAD_HEADS, [_dead_row(x) for x in dead[:top]]),
+    ]
+    return [table for table in tables if table[2]]
+
+
+def _where(gap: Data) -> str:
+    name: str = gap["layer"] or gap["node"] or gap["value"]
+    return name
+
+
+def _gap_row(gap: Data) -> Row:
+    if gap["broken"]:
+        return f"{_where(gap)}: BROKEN, {gap['broken']}", "-", "-", "-", "-", "-"
+    return (
+        f"{_where(gap)} ({gap['op_type']})",
+        decibels(None if gap["equal"] else gap["sqnr_db"]),
+        f"{gap['cosine']:.5f}",
+        loss(gap["max_abs"]),
+        "-" if gap["local_sqnr_db"] is None else decibels(gap["local_sqnr_db"]),
+        _beyond(gap["saturated"]),
+    )
+
+
+def _beyond(share: float | None) -> str:
+    if share is None:
+        return "-"
+    return "< 0.01 %" if 0 < share < 1e-4 else f"{share * 100:.2f} %"
+
+
+def _dead_row(gap: Data) -> Row:
+    return _where(gap), w.count(gap["died"]), w.count(gap["dead"]), w.count(gap["channels"])

@@ -170,7 +170,7 @@ class Assembly:
 
     parts: Sequence[Wiring]
     instead: Sequence[Mapping[str, str]]
-    given: Mapping[str, tuple[int, Sequence[int | str | None]] | None]
+    given: Mapping[str, tuple[int, Sequence[int | str | None] | None] | None]
 
     def side(self, name: str) -> int:
         """Return which graph a name belongs to."""
@@ -280,7 +280,8 @@ def _port(plan: Assembly, name: str) -> onnx.ValueInfoProto:
     given = plan.given.get(name)
     if given is None:
         return plan.parts[plan.side(name)].inputs[name]
-    return helper.make_tensor_value_info(name, given[0], list(given[1]))
+    shape = None if given[1] is None else list(given[1])
+    return helper.make_tensor_value_info(name, given[0], shape)
 
 
 def _rewired(node: onnx.NodeProto, instead: Mapping[str, str]) -> onnx.NodeProto:

@@ -30,8 +30,8 @@ ALLOWED["report"] = ALLOWED["pipeline"] | {"pipeline"}
 ALLOWED["order"] = ALLOWED["pipeline"] | {"pipeline"}
 ALLOWED["conversion"] = ALLOWED["report"] | {"report", "order"}
 ALLOWED["examination"] = ALLOWED["conversion"] | {"conversion", "search"}
-ALLOWED["api"] = ALLOWED["examination"] | {"examination"}
-ALLOWED["cli"] = ALLOWED["api"] | {"api"}
+ALLOWED["api"] = ALLOWED["conversion"] | {"conversion"}
+ALLOWED["cli"] = ALLOWED["api"] | ALLOWED["examination"] | {"api", "examination"}
 FOR_PASSES = {"errors", "core", "ops", "data", "execution", "calibration", "measure", "search"}
 
 
