@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -18,6 +18,7 @@ from passes.affine.grid import Array, Grid, asymmetric, symmetric
 from passes.affine.insert import Writer
 from passes.affine.numbers import Numbers, WeightKey, weight_key
 from passes.affine.opset import PER_CHANNEL_OPSET, PER_TENSOR_OPSET, raise_opset
+from passes.affine.pay import slower_note, what_pays
 from passes.affine.placement import Placement, place
 from passes.affine.scale import largest
 
@@ -50,6 +51,10 @@ class Quantize(Pass):
     ] = "minmax"
     per_channel: Annotated[bool, Param("one scale per output channel of a weight")] = True
     symmetric: Annotated[bool, Param("grids of activations have zero in their middle")] = False
+    speed: Annotated[
+        Literal["balanced", "max"],
+        Param("balanced: float where integers are estimated to be slower; max: all that fuses"),
+    ] = "balanced"
     include: Annotated[tuple[str, ...], Param("nodes to quantize: name, glob or op:TYPE")] = ()
     exclude: Annotated[tuple[str, ...], Param("nodes to leave in float")] = ()
 
@@ -70,6 +75,7 @@ class Quantize(Pass):
         ranges = _Ranges(model, selection, context, self)
         plan = ranges.plan()
         skipped += plan.skipped
+        notes += slower_note(ranges.declined)
         if not plan.units:
             return Outcome(modified=raised, skipped=tuple(skipped), notes=notes)
         writer = Writer(model, ranges.numbers(plan), per_channel=ranges.per_channel)
@@ -124,19 +130,29 @@ class _Ranges:
         self.magnitudes: dict[WeightKey, Array] = {}
         self._ranges: dict[ir.Value, MinMax] = {}
         self._unusable: dict[ir.Value, str] = {}
+        self.declined: dict[ir.Node, str] = {}
 
     def plan(self) -> Placement:
         """Return a placement all of whose values and weights are finite."""
+        if self.settings.speed == "balanced":
+            self.declined = what_pays(self.context, self.model, self._place)
         while True:
-            plan = place(
-                self.model, self.selection, self._unusable, symmetric=self.settings.symmetric
-            )
+            plan = self._place(self.declined)
             known = len(self._unusable)
             self._weigh(plan)
             if len(self._unusable) == known:
                 self._observe(plan)
             if len(self._unusable) == known:
                 return plan
+
+    def _place(self, declined: Mapping[ir.Node, str]) -> Placement:
+        return place(
+            self.model,
+            self.selection,
+            self._unusable,
+            symmetric=self.settings.symmetric,
+            declined=declined,
+        )
 
     def numbers(self, plan: Placement) -> Numbers:
         """Return the grid of every value of the plan, and the magnitudes of all weights."""

@@ -120,6 +120,7 @@ def place(
     *,
     opset: int | None = None,
     symmetric: bool = False,
+    declined: Mapping[ir.Node, str] | None = None,
 ) -> Placement:
     """Decide which nodes of the main graph run on integers.
 
@@ -129,9 +130,11 @@ def place(
         unusable: Values that cannot lie on a grid, e.g. because they were never computed, and why.
         opset: Plan as if the model had this opset; None: its own.
         symmetric: Grids will have zero in their middle unless all values are positive.
+        declined: Nodes that stay in float although they could be chosen, and why.
     """
     planner = _Planner(model, selection, unusable or {}, opset or g.opset(model))
     planner.symmetric = symmetric
+    planner.declined = declined or {}
     plan = Placement(skipped=planner.skipped)
     plan.units = _with_use(list(planner.forward()))
     plan.skipped += _elsewhere(model, selection, planner.opset)
@@ -154,6 +157,7 @@ class _Planner:
         self.unusable = unusable
         self.skipped: list[Skip] = []
         self.symmetric = False
+        self.declined: Mapping[ir.Node, str] = {}
         self.merged: set[ir.Node] = set()
         self.available: set[ir.Value] = set()
         self.integer: set[ir.Value] = set()
@@ -185,7 +189,8 @@ class _Planner:
             row = QUANTIZABLE.find(node.domain, node.op_type, self.opset)
             if row is None or row.role is not Role.WEIGHTED or node not in self.selection:
                 continue
-            offer: Unit | str = refusal(node, row) or self._merge(node, row)
+            offer: Unit | str = refusal(node, row) or self.declined.get(node, "")
+            offer = offer or self._merge(node, row)
             if isinstance(offer, Unit):
                 offer = _bias_refusal(offer) or self._blocked(offer) or offer
             if isinstance(offer, str):
@@ -244,7 +249,9 @@ class _Planner:
     def _follower(self, node: ir.Node) -> Unit | None:
         """Offer a node without weight if integers flow in on every activation input."""
         row = QUANTIZABLE.find(node.domain, node.op_type, self.opset)
-        if row is None or row.role is Role.WEIGHTED or node not in self.selection:
+        if row is None or row.role is Role.WEIGHTED or node in self.declined:
+            return None
+        if node not in self.selection or not row.accepts(node):
             return None
         positions = row.activations or tuple(range(len(node.inputs)))
         values = [node.inputs[i] if i < len(node.inputs) else None for i in positions]
@@ -259,8 +266,6 @@ class _Planner:
         if not inputs or len(inputs) + len(constants) < len(positions):
             return None
         if any(v in self.unusable for v in inputs) or not self._reached(row, inputs):
-            return None
-        if not row.accepts(node):
             return None
         return self._follower_unit(node, row, inputs, constants)
 

@@ -90,6 +90,13 @@ class Facts:
         found = self._known.get(value)
         return found if found is not None else self._derive(value)
 
+    def assume(self, value: ir.Value, fact: Fact) -> None:
+        """Take a fact about a value from outside, such as the shape of one given sample.
+
+        All that is derived afterwards holds for such samples only.
+        """
+        self._known[value] = fact
+
     def _derive(self, value: ir.Value) -> Fact:
         """Compute the fact of a value and of all that it depends on, without recursion."""
         known = self._known

@@ -414,7 +414,7 @@ def test_one_scale_per_tensor_gains_from_it() -> None:
         feeds = [{"image": part} for part in np.array_split(data[:64], 4)]
         test = {"image": np.load(FIXTURES / "digits_test.npz")["image"]}
         expected = support.run(model, test)["scores"]
-        for pass_ in (*first, Quantize(method="minmax", per_channel=False)):
+        for pass_ in (*first, Quantize(method="minmax", per_channel=False, speed="max")):
             pass_.apply(model, context_for(model, feeds))
         got = support.run(model, test)["scores"]
         errors.append(float(((got - expected) ** 2).mean()))

@@ -28,7 +28,7 @@ def weights(*shape: int) -> np.ndarray:
 
 
 def quantize(model: ir.Model, feeds: Any = None, **parameters: Any) -> Outcome:
-    outcome = Quantize(**parameters).apply(model, context_for(model, feeds))
+    outcome = Quantize(**{"speed": "max", **parameters}).apply(model, context_for(model, feeds))
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
     return outcome
 
@@ -466,14 +466,14 @@ class TestOldOpsets:
 
     def test_opset_10_is_kept_when_told(self) -> None:
         model = support.model_from_text(self.TEXT, opset=10, w=weights(4, 4, 1, 1))
-        outcome = Quantize().apply(model, context_for(model, keep_opset=True))
+        outcome = Quantize(speed="max").apply(model, context_for(model, keep_opset=True))
         assert outcome.modified
         assert model.opset_imports[""] == 10
         assert optimised_ops(model)["QLinearConv"] == 1
 
     def test_opset_9_is_kept_when_told_and_nothing_done(self) -> None:
         model = support.model_from_text(self.TEXT, opset=9, w=weights(4, 4, 1, 1))
-        outcome = Quantize().apply(model, context_for(model, keep_opset=True))
+        outcome = Quantize(speed="max").apply(model, context_for(model, keep_opset=True))
         assert not outcome.modified
         assert len(outcome.skipped) == 1
         assert "opset 9 was to be kept" in outcome.skipped[0].reason
