@@ -7,7 +7,7 @@ experiment with one layer starts at the border before it and shares all that lie
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ from converter.search.wiring import Assembly, Wiring, assemble
 
 Array = np.ndarray[Any, Any]
 MOST_BLOCKS = 24
+Piece = tuple[Session | None, list[str]]
+"""A session, and the names of the values that it computes, in the order of its outputs."""
 _HELD_BYTES = 256 << 20
 
 
@@ -130,7 +132,7 @@ class Track:
     settings: RunSettings
     folder: Path
     shelf: Shelf
-    blocks: list[tuple[Session, list[str]]] = field(default_factory=list)
+    blocks: list[Piece] = field(default_factory=list)
     kinds: dict[str, tuple[int, tuple[int | None, ...]]] = field(default_factory=dict)
 
     @classmethod
@@ -161,7 +163,7 @@ class Track:
         cuts.append(list(graph.outputs))
         return cls(plan, list(graph.outputs), cuts, **rest)
 
-    def open(self, plan: Assembly, start: int, end: int) -> tuple[Session, list[str]]:
+    def open(self, plan: Assembly, start: int, end: int) -> Piece:
         """Open a piece that computes what is handed over at border ``end`` from border ``start``.
 
         Returns:
@@ -173,6 +175,8 @@ class Track:
         """
         given = {name: self.kinds[name] for name in self.cuts[start]}
         wanted = [name for name in self.cuts[end] if name not in given or end == len(self.cuts) - 1]
+        if not wanted:  # all that is alive at one border is alive at the other
+            return None, []
         model, _ = assemble(Assembly(plan.parts, plan.instead, given), wanted)
         path = self.folder / "piece.onnx"
         onnx.save(model, str(path))
@@ -183,8 +187,12 @@ class Track:
         )
         return session, wanted
 
-    def follow(self, feeds: Sequence[Mapping[str, Any]]) -> None:
+    def follow(self, feeds: Sequence[Mapping[str, Any]], beat: Callable[[], None]) -> None:
         """Run all blocks over all samples and keep what is alive at each border.
+
+        Args:
+            feeds: Inputs of each sample.
+            beat: Called after every run.
 
         Raises:
             TypeError: What is alive at a border is no tensor.
@@ -198,6 +206,7 @@ class Track:
                 self._note(block + 1, live)
                 kept = {name: live[name] for name in self.cuts[block + 1]}
                 self.shelf.put((id(self), block + 1, index), kept)
+                beat()
 
     def _note(self, border: int, live: Mapping[str, Any]) -> None:
         if border == len(self.cuts) - 1:
@@ -231,11 +240,11 @@ class Track:
         return {name: live[name] for name in self.outputs}
 
 
-def step(
-    block: tuple[Session, list[str]], live: Mapping[str, Any], feed: Mapping[str, Any]
-) -> dict[str, Any]:
+def step(block: Piece, live: Mapping[str, Any], feed: Mapping[str, Any]) -> dict[str, Any]:
     """Run one block; return what was alive together with what it computed."""
     session, names = block
+    if session is None:
+        return dict(live)
     known = {**feed, **live}
     found = session.run({port.name: known[port.name] for port in session.inputs})
     return {**live, **dict(zip(names, found.values(), strict=True))}

@@ -88,7 +88,7 @@ def pair_values(a: Wiring, b: Wiring) -> dict[str, Pair]:
         other = OTHER + name
         known = other in b.maker or other in b.inputs
         if known:
-            found[name] = _of_known(b, name, other)
+            found[name] = _of_known(a, b, name)
         elif name in ends:
             found[name] = _of_end(b, name, ends[name])
     return found
@@ -108,12 +108,16 @@ def _inside(a: Wiring, name: str) -> bool:
     return user.op_type in _WITH_CONSTANT and all(n in a.constants for n in others)
 
 
-def _of_known(b: Wiring, name: str, other: str) -> Pair:
-    maker = b.producer(other)
+def _of_known(a: Wiring, b: Wiring, name: str) -> Pair:
+    other = OTHER + name
+    maker, before = b.producer(other), a.producer(name)
     if maker is not None and maker.op_type == DEQUANTIZE:
-        return _of_end(b, name, other)
+        same = before is not None and before.op_type == DEQUANTIZE
+        return Pair(name, other, other) if same else _of_end(b, name, other)
     for quantize in b.consumers(other):
-        if quantize.op_type == QUANTIZE and quantize.input[0] == other:
+        # What the first model rounds too is a node like any other.
+        known = quantize.output[0].removeprefix(OTHER) in a.maker
+        if quantize.op_type == QUANTIZE and quantize.input[0] == other and not known:
             for dequantize in b.consumers(quantize.output[0]):
                 if dequantize.op_type == DEQUANTIZE:
                     return Pair(name, other, dequantize.output[0], quantize.output[0])
@@ -164,6 +168,8 @@ def _changed(a: Wiring, b: Wiring, first: list[int], second: list[int]) -> bool:
 
     A float operator between rounded values is none: whoever needs integers rounded them.
     """
+    if not _differ(a, b, first, second):
+        return False
     core = [i for i in second if not _rounds(b, i)]
     if _differ(a, b, first, core):
         return True

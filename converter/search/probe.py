@@ -68,7 +68,8 @@ def measure(
     pairs = pair_values(a, b)
     layers = changed_layers(a, b, pairs)
     bench = _Bench(work, (a, b), pairs, layers, batches)
-    bench.prepare(progress)
+    bench.beat = lambda: progress(0)
+    bench.prepare()
     found: dict[str, list[Damage | None]] = {}
     rounds = _rounds(work, len(layers), len(batches))
     todo = layers
@@ -160,16 +161,17 @@ class _Bench:
         self.accuracy: float | None = None
         self.borders: list[Border] = []
         self.rounding = {layer.pair.name for layer in layers}
+        self.beat: Callable[[], None] = lambda: None  # a sign of life after every run
         self._losses: dict[int, float] = {}
 
-    def prepare(self, progress: Callable[[int], None]) -> None:
+    def prepare(self) -> None:
         """Run both models over all samples; without borders if what is alive there is no tensor."""
         self.borders = borders(self.graphs[0], self.pairs, self.layers)
         try:
-            self._follow(progress)
+            self._follow()
         except TypeError:
             self.borders = []
-            self._follow(progress)
+            self._follow()
         meter, reference = DamageMeter(), DamageMeter()
         for index, batch in enumerate(self.batches):
             expected = self.expected(index)
@@ -183,7 +185,7 @@ class _Bench:
         """Return what leaving a layer out saves, on the samples that it was measured on."""
         return None if but is None else self._losses[but.samples] - but.loss
 
-    def _follow(self, progress: Callable[[int], None]) -> None:
+    def _follow(self) -> None:
         pairs = self.pairs
         firsts = [set(border.live) for border in self.borders]
         seconds = [
@@ -201,8 +203,7 @@ class _Bench:
         self.first = Track.of(plan, 0, (firsts, firsts), shelf=shelf, **rest)
         self.second = Track.of(plan, 1, (seconds, kept), shelf=shelf, **rest)
         for track in (self.first, self.second):
-            track.follow(self.feeds)
-            progress(0)
+            track.follow(self.feeds, self.beat)
 
     def expected(self, index: int) -> dict[str, Any]:
         """Return the outputs of the first model for one sample."""
@@ -227,6 +228,7 @@ class _Bench:
                 outputs = track.finish(end, live, index, batch.inputs)
             actual = self._plain(outputs)
             meter.update(self.expected(index), actual, batch.targets, batch.samples)
+            self.beat()
         return meter.result()
 
     def _plan(self, layer: Layer, *, alone: bool) -> Assembly:

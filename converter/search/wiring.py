@@ -223,7 +223,10 @@ def assemble(plan: Assembly, outputs: Sequence[str]) -> tuple[onnx.ModelProto, l
                 raise TangledError(name)
             waiting.append(task)
     names = _end(nodes, ends, made)
-    return _model(plan, nodes, used, (list(fed), names)), names
+    model = _model(plan, nodes, used, (list(fed), names))
+    taking = {key[0] for key in done} or {0}
+    model.opset_import.extend(_opsets([plan.parts[side] for side in sorted(taking)]))
+    return model, names
 
 
 def _task(plan: Assembly, name: str) -> tuple[str, tuple[int, int] | None]:
@@ -263,17 +266,23 @@ def _model(
     used: Mapping[str, onnx.TensorProto],
     ports: tuple[list[str], list[str]],
 ) -> onnx.ModelProto:
-    opsets: dict[str, int] = {}
-    for part in plan.parts:
-        for domain, version in part.opsets.items():
-            opsets[domain] = max(version, opsets.get(domain, 0))
     inputs = [_port(plan, name) for name in ports[0]]
     graph = helper.make_graph(
         nodes, "piece", inputs, [onnx.ValueInfoProto(name=name) for name in ports[1]]
     )
     graph.initializer.extend(used.values())
-    imports = [helper.make_opsetid(domain, version) for domain, version in opsets.items()]
-    return helper.make_model(graph, opset_imports=imports, ir_version=10)
+    model = helper.make_model(graph, ir_version=10)
+    model.ClearField("opset_import")
+    return model
+
+
+def _opsets(parts: Iterable[Wiring]) -> list[onnx.OperatorSetIdProto]:
+    """Return the operator sets of the graphs that a model takes nodes from."""
+    newest: dict[str, int] = {}
+    for part in parts:
+        for domain, version in part.opsets.items():
+            newest[domain] = max(version, newest.get(domain, 0))
+    return [helper.make_opsetid(domain, version) for domain, version in newest.items()]
 
 
 def _port(plan: Assembly, name: str) -> onnx.ValueInfoProto:
