@@ -1,46 +1,35 @@
 """Run a model over the calibration samples once and gather statistics of its values.
 
 The model runs in one child process with all of onnxruntime's optimisations; nothing but the
-statistics is kept. A large tensor is reduced inside the graph (two scalars come back instead of the
-tensor), a small one is handed out and reduced here: each reduction is a node, and the runtime's
+statistics is kept. A large tensor is reduced inside the graph (a few numbers come back instead of
+the tensor), a small one is handed out and reduced here: each reduction is a node, and the runtime's
 session creation grows faster than the number of nodes.
 """
 
 from __future__ import annotations
 
+import itertools
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.calibration.minmax import MinMax
-from converter.calibration.statistic import Request, Statistic
-from converter.core.graph import Names
+from converter.calibration.augment import Probe, augment
+from converter.calibration.kinds import STATISTICS
+from converter.calibration.statistic import Request, Source, Statistic
 from converter.core.observe import Progress, Silent
-from converter.errors import DataError
+from converter.errors import DataError, LimitExceededError, ModelError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.core.context import Dataset, RunSettings
+    from converter.core.context import Batch, Dataset, RunSettings
+    from converter.execution.session import Session
 
-STATISTICS: Mapping[str, type[Statistic]] = {"minmax": MinMax}
-"""Every kind of statistic that can be requested."""
-
-SMALL_NBYTES = 32 << 10
-"""Tensors below this size are handed out: copying them costs less than another node."""
-MOST_REDUCED = 256
-"""Most tensors that are reduced inside the graph; measured: 1,000 cost a second to load."""
-
-
-@dataclass(frozen=True)
-class Probe:
-    """How the child fills one statistic: from these outputs, reduced already or not."""
-
-    request: Request
-    outputs: tuple[str, ...]
-    reduced: bool
+MOST_CHUNKS = 8
+"""The batches are cut into at most this many runs of batches with statistics of their own."""
+MOST_FETCHED = 256 << 20
+"""Bytes of tensors that one run hands out, if there are several; more are fetched in more runs."""
 
 
 def collect(
@@ -66,17 +55,29 @@ def collect(
     """
     import onnxruntime  # noqa: F401 - loaded once here, not again in every child process
 
-    from converter.execution import sandbox
-    from converter.io import formats
-
     wanted = tuple(dict.fromkeys(requests))
     if not wanted:
         return {}
     progress = progress or Silent()
+    return _collect(model, wanted, dataset, settings=settings, progress=progress)
+
+
+def _collect(
+    model: ir.Model,
+    requests: Sequence[Request],
+    dataset: Dataset,
+    *,
+    settings: RunSettings,
+    progress: Progress,
+    whole: bool = False,
+) -> dict[Request, Statistic]:
+    from converter.execution import sandbox
+    from converter.io import formats
+
     with tempfile.TemporaryDirectory(
         prefix="calibration-", dir=settings.workspace, ignore_cleanup_errors=True
     ) as folder:
-        augmented, probes = augment(model, wanted)
+        augmented, probes = augment(model, requests, whole=whole)
         path = Path(folder) / "model.onnx"
         formats.save(augmented, path)
         del augmented
@@ -92,45 +93,21 @@ def collect(
                 on_progress=progress.advance,
                 task="running the model on the calibration data",
             )
+        except LimitExceededError:
+            raise
+        except ModelError:
+            if not any(probe.reduced for probe in probes):
+                raise
+            states = None
         finally:
             progress.stop()
+    if states is None:
+        # A reduction may fail where the model does not: over no elements, or if a shape lied.
+        return _collect(model, requests, dataset, settings=settings, progress=progress, whole=True)
     return {
         probe.request: STATISTICS[probe.request.kind].restore(state)
         for probe, state in zip(probes, states, strict=True)
     }
-
-
-def augment(model: ir.Model, requests: Sequence[Request]) -> tuple[ir.Model, tuple[Probe, ...]]:
-    """Return a copy of the model whose only outputs are what the statistics need.
-
-    Raises:
-        DataError: A requested value does not exist in the main graph.
-    """
-    copy = model.clone()
-    graph, names = copy.graph, Names(copy)
-    values = _values(graph)
-    missing = sorted({r.value_name for r in requests} - values.keys())
-    if missing:
-        raise DataError("values to calibrate are not in the model", where=", ".join(missing[:5]))
-    graph.outputs.clear()
-    handed_out: set[str] = set()
-    probes = []
-    in_graph = _large({r.value_name: values[r.value_name] for r in requests})
-    for request in requests:
-        value = values[request.value_name]
-        reductions = STATISTICS[request.kind].reductions
-        if reductions and request.value_name in in_graph:
-            outputs = tuple(_reduce(graph, value, op, names) for op in reductions)
-            probes.append(Probe(request, outputs, reduced=True))
-            continue
-        if value.is_graph_input():
-            probes.append(Probe(request, (request.value_name,), reduced=False))
-            continue
-        if request.value_name not in handed_out:
-            handed_out.add(request.value_name)
-            graph.outputs.append(value)
-        probes.append(Probe(request, (request.value_name,), reduced=False))
-    return copy, tuple(probes)
 
 
 def observe(
@@ -151,69 +128,80 @@ def observe(
     """
     from converter.execution.session import Session
 
-    statistics = [STATISTICS[probe.request.kind]() for probe in probes]
     session = Session(path, threads=settings.threads, custom_op_library=settings.custom_op_library)
     progress(0)
-    wanted = {name for probe in probes for name in probe.outputs}
-    outputs = [node.name for node in session.outputs if node.name in wanted]
-    batches = 0
-    for batch in dataset:
-        arrays = {**batch.inputs, **(session.run(batch.inputs, outputs) if outputs else {})}
-        for probe, statistic in zip(probes, statistics, strict=True):
-            values = [arrays[name] for name in probe.outputs]
-            if probe.reduced:
-                statistic.update_reduced(*values)
-            else:
-                statistic.update(values[0])
-        del arrays, values
-        batches += 1
-        progress(1)
-    if not batches:
+    total: list[Statistic] = []
+    groups = grouped(probes)
+    for batches in chunks(dataset):
+        found = begin(probes)
+        for batch, source in batches:
+            for group in groups:
+                _take_in(session, batch, source, [(probes[i], found[i]) for i in group])
+            progress(1)
+        if total:
+            merge(total, found)
+        else:
+            total = found
+    if not total:
         raise DataError("the calibration data holds no sample", where=dataset.description)
-    return [statistic.state() for statistic in statistics]
+    return [statistic.state() for statistic in total]
 
 
-def _values(graph: ir.Graph) -> dict[str, ir.Value]:
-    values = {v.name: v for v in graph.inputs if v.name}
-    for node in graph:
-        values.update((v.name, v) for v in node.outputs if v.name)
-    return values
+def begin(probes: Sequence[Probe]) -> list[Statistic]:
+    """Make an empty statistic for every probe."""
+    return [STATISTICS[probe.request.kind].begin(probe.request) for probe in probes]
 
 
-def _large(values: Mapping[str, ir.Value]) -> set[str]:
-    """Choose the values to reduce inside the graph: the largest, of unknown size first."""
-    import onnx_ir as ir
-
-    sizes: dict[str, float] = {}
-    for name, value in values.items():
-        if value.dtype not in {None, ir.DataType.FLOAT} or value.is_graph_input():
-            continue
-        shape = value.shape
-        known = shape is not None and all(isinstance(d, int) for d in shape)
-        size = float("inf")
-        if known and shape is not None:
-            size = 4.0
-            for dim in shape.numpy():
-                size *= dim
-        if size >= SMALL_NBYTES:
-            sizes[name] = size
-    ranked = sorted(sizes, key=lambda name: -sizes[name])
-    unknown = sum(1 for size in sizes.values() if size == float("inf"))
-    # Of a deep model without shapes most tensors are small, and none of them stands out.
-    if unknown > MOST_REDUCED:
-        ranked = [name for name in ranked if sizes[name] != float("inf")]
-    return set(ranked[:MOST_REDUCED])
+def merge(total: Sequence[Statistic], found: Sequence[Statistic]) -> None:
+    """Add the statistics of the next chunk to those of all chunks before it."""
+    for statistic, other in zip(total, found, strict=True):
+        statistic.merge(other)
 
 
-def _reduce(graph: ir.Graph, value: ir.Value, op_type: str, names: Names) -> str:
-    """Append a reduction over all axes; this form is valid in every opset."""
-    import onnx_ir as ir
+def chunks(dataset: Dataset) -> Iterator[Iterator[tuple[Batch, Source]]]:
+    """Cut the batches into runs that depend on their number alone, each to be read to its end."""
+    length = -(-max(1, len(dataset)) // MOST_CHUNKS)
 
-    name = names.fresh(f"{value.name}_{op_type}")
-    output = ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape([]))
-    node = ir.node(
-        op_type, [value], {"keepdims": 0}, outputs=[output], name=names.fresh(name + "_n")
-    )
-    graph.append(node)
-    graph.outputs.append(output)
-    return name
+    def placed() -> Iterator[tuple[Batch, Source]]:
+        first = 0
+        for batch in dataset:
+            yield batch, Source(first, batch.samples)
+            first += batch.samples
+
+    stream = placed()
+    for head in stream:
+        yield itertools.chain([head], itertools.islice(stream, length - 1))
+
+
+def grouped(probes: Sequence[Probe]) -> list[list[int]]:
+    """Cut the probes into groups, by position, that one run of the model serves."""
+    fetched: dict[str, int] = {}
+    groups: list[list[int]] = [[]]
+    held = 0
+    for i, probe in enumerate(probes):
+        new = 0 if probe.outputs[0] in fetched else probe.nbytes
+        if groups[-1] and held + new > MOST_FETCHED:
+            groups.append([])
+            fetched, new, held = {}, probe.nbytes, 0
+        fetched[probe.outputs[0]] = new
+        held += new
+        groups[-1].append(i)
+    return groups
+
+
+def _take_in(
+    session: Session,
+    batch: Batch,
+    source: Source,
+    filled: Sequence[tuple[Probe, Statistic]],
+) -> None:
+    """Run once and fill the statistics of one group of probes."""
+    wanted = {name for probe, _ in filled for name in probe.outputs}
+    outputs = [node.name for node in session.outputs if node.name in wanted]
+    arrays = {**batch.inputs, **(session.run(batch.inputs, outputs) if outputs else {})}
+    for probe, statistic in filled:
+        values = [arrays[name] for name in probe.outputs]
+        if probe.reduced:
+            statistic.update_reduced(*values, source=source)
+        else:
+            statistic.update(values[0], source)

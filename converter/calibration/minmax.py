@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Self
+
+from converter.calibration.statistic import ONE, Request, Source
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,20 +22,30 @@ class MinMax:
         high: Largest element, -inf before the first one. NaN once a NaN was seen.
     """
 
-    reductions: ClassVar[tuple[str, ...]] = ("ReduceMin", "ReduceMax")
+    sketches: ClassVar[tuple[str, ...]] = ("low", "high")
 
     low: float = math.inf
     high: float = -math.inf
 
-    def update(self, array: np.ndarray[Any, Any]) -> None:
+    @classmethod
+    def begin(cls, request: Request) -> Self:
+        """Make an empty one."""
+        return cls()
+
+    def update(self, array: np.ndarray[Any, Any], source: Source = ONE) -> None:
         """Take in one tensor; an empty one changes nothing."""
         if array.size:
             self._widen(float(array.min()), float(array.max()))
 
-    def update_reduced(self, *values: np.ndarray[Any, Any]) -> None:
-        """Take in one tensor by its (smallest, largest) element, as scalars."""
+    def update_reduced(
+        self,
+        *values: np.ndarray[Any, Any],
+        source: Source = ONE,
+    ) -> None:
+        """Take in one tensor by the smallest and largest elements of its parts."""
         low, high = values
-        self._widen(float(low), float(high))
+        if low.size:
+            self._widen(float(low.min()), float(high.max()))
 
     def merge(self, other: MinMax) -> None:
         """Take in everything that ``other`` has seen."""
@@ -43,7 +56,7 @@ class MinMax:
         return {"low": self.low, "high": self.high}
 
     @classmethod
-    def restore(cls, state: dict[str, Any]) -> Self:
+    def restore(cls, state: Mapping[str, Any]) -> Self:
         """Build it again from :meth:`state`."""
         return cls(**state)
 

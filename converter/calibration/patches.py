@@ -7,7 +7,7 @@ quantized input of a layer, give rows that belong together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -66,6 +66,28 @@ class Geometry:
             tuple(zip(pads[:axes], pads[axes:], strict=True)),
             read.get_string("auto_pad", "NOTSET") or "NOTSET",
             read.get_int("group", 1),
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Return the fields as lists, numbers and text."""
+        return {
+            **vars(self),
+            "kernel": list(self.kernel),
+            "strides": list(self.strides),
+            "dilations": list(self.dilations),
+            "pads": [list(pair) for pair in self.pads],
+        }
+
+    @classmethod
+    def restore(cls, state: Mapping[str, Any]) -> Geometry:
+        """Build it again from :meth:`state`."""
+        return cls(
+            tuple(state["kernel"]),
+            tuple(state["strides"]),
+            tuple(state["dilations"]),
+            tuple((before, after) for before, after in state["pads"]),
+            str(state["auto_pad"]),
+            int(state["groups"]),
         )
 
     @property

@@ -9,8 +9,9 @@ import onnx_ir as ir
 import pytest
 import support
 
-from converter.calibration import collect as module
-from converter.calibration.collect import augment, collect
+from converter.calibration import augment as module
+from converter.calibration.augment import augment
+from converter.calibration.collect import collect
 from converter.calibration.minmax import MinMax
 from converter.calibration.statistic import Request
 from converter.core.context import Batch, RunSettings

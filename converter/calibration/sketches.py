@@ -1,0 +1,194 @@
+"""Small results computed inside the graph, so that large tensors never leave the runtime."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from converter.core import graph as g
+
+if TYPE_CHECKING:
+    from converter.core.graph import Names
+
+THINNED = 1 << 14
+"""Of a large tensor at least this many elements are handed out for its histogram."""
+_AXES_AS_INPUT: Mapping[str, int] = {"ReduceSum": 13}
+"""Opset from which a reduction takes its axes as an input; 18 for all others."""
+_SLICE_BY_INPUTS = 10
+_ALL = 2**62
+
+
+class Sketcher:
+    """Appends nodes to one graph; asked twice for a result, it gives the same one.
+
+    Args:
+        model: Its main graph gets the nodes.
+        names: Of the model.
+    """
+
+    def __init__(self, model: ir.Model, names: Names) -> None:
+        self.graph = model.graph
+        self.opset = g.opset(model)
+        self._names = names
+        self._made: dict[tuple[str, ...], ir.Value] = {}
+
+    def sketch(self, value: ir.Value, kind: str, axis: int) -> ir.Value | None:
+        """Return the result of that kind, or None where the value's rank does not allow it.
+
+        Args:
+            value: float32.
+            kind: Key of :data:`SKETCHES`.
+            axis: The axis of the channels, negative from the end.
+        """
+        key = (value.name or "", kind, str(axis) if kind in _PER_CHANNEL else "")
+        if key not in self._made:
+            made = SKETCHES[kind](self, value, axis)
+            if made is None:
+                return None
+            self._made[key] = made
+        return self._made[key]
+
+    def reduce(self, value: ir.Value, op_type: str, axes: Sequence[int]) -> ir.Value:
+        """Append a reduction over some axes; () is all, valid in every opset."""
+        inputs, attributes = [value], {"keepdims": ir.AttrInt64("keepdims", 0)}
+        if axes and self.opset < _AXES_AS_INPUT.get(op_type, 18):
+            attributes["axes"] = ir.AttrInt64s("axes", tuple(axes))
+        elif axes:
+            inputs.append(self.integers(tuple(axes)))
+        return self.add(op_type, inputs, list(attributes.values()), like=value)
+
+    def integers(self, numbers: tuple[int, ...]) -> ir.Value:
+        """Return a constant int64 vector."""
+        key = ("integers", *map(str, numbers))
+        if key not in self._made:
+            name = self._names.fresh("calibration_integers")
+            self._made[key] = g.add_initializer(self.graph, name, np.array(numbers, np.int64))
+        return self._made[key]
+
+    def add(
+        self,
+        op_type: str,
+        inputs: Sequence[ir.Value],
+        attributes: Sequence[ir.Attr] = (),
+        *,
+        like: ir.Value,
+        dtype: ir.DataType = ir.DataType.FLOAT,
+    ) -> ir.Value:
+        """Append a node with one output, named after the value that it looks at."""
+        name = self._names.fresh(f"{like.name}_{op_type}")
+        output = ir.Value(name=name, type=ir.TensorType(dtype))
+        self.graph.append(
+            ir.Node("", op_type, inputs, attributes, outputs=[output], name=f"{name}_node")
+        )
+        return output
+
+
+def _whole(op_type: str) -> Callable[[Sketcher, ir.Value, int], ir.Value | None]:
+    """Reduce over all axes: shape ()."""
+    return lambda sketcher, value, _: sketcher.reduce(value, op_type, ())
+
+
+def _per_sample(op_type: str) -> Callable[[Sketcher, ir.Value, int], ir.Value | None]:
+    """Reduce over all axes but the first: (first axis,)."""
+
+    def build(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value | None:
+        rank = _rank(value)
+        return sketcher.reduce(value, op_type, range(1, rank)) if rank > 1 else None
+
+    return build
+
+
+def _per_channel(op_type: str) -> Callable[[Sketcher, ir.Value, int], ir.Value | None]:
+    """Reduce over all axes but the channels': (channels,)."""
+
+    def build(sketcher: Sketcher, value: ir.Value, axis: int) -> ir.Value | None:
+        rank = _rank(value)
+        if not -rank <= axis < rank or rank < 2:
+            return None
+        return sketcher.reduce(value, op_type, [a for a in range(rank) if a != axis % rank])
+
+    return build
+
+
+def _per_sample_and_channel(
+    op_type: str,
+) -> Callable[[Sketcher, ir.Value, int], ir.Value | None]:
+    """Reduce over all axes but the first and the channels': (first axis, channels)."""
+
+    def build(sketcher: Sketcher, value: ir.Value, axis: int) -> ir.Value | None:
+        rank = _rank(value)
+        if not -rank <= axis < rank or axis % rank == 0 or rank < 3:
+            return None
+        return sketcher.reduce(value, op_type, [a for a in range(1, rank) if a != axis % rank])
+
+    return build
+
+
+def _size(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value:
+    """Number of elements: int64, shape ()."""
+    return sketcher.add("Size", [value], like=value, dtype=ir.DataType.INT64)
+
+
+def _thinned(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value | None:
+    """Every k-th element: (elements,). k shares no factor with a known size of an axis.
+
+    So no position, row or channel is left out for good.
+    """
+    if sketcher.opset < _SLICE_BY_INPUTS:
+        return None
+    flat = sketcher.add("Reshape", [value, sketcher.integers((-1,))], like=value)
+    sizes = known_shape(value)
+    step = _unknown_step(sketcher, value) if sizes is None else sketcher.integers((_step(sizes),))
+    ends = [sketcher.integers((number,)) for number in (0, _ALL, 0)]
+    return sketcher.add("Slice", [flat, *ends, step], like=value)
+
+
+def known_shape(value: ir.Value) -> tuple[int, ...] | None:
+    """Return the sizes that the file states, or None where one is missing."""
+    if value.shape is None or not all(isinstance(d, int) for d in value.shape):
+        return None
+    return tuple(value.shape.numpy())
+
+
+def _step(sizes: Sequence[int]) -> int:
+    product = math.prod(sizes)
+    step = max(1, product // THINNED)
+    while math.gcd(step, product) > 1:
+        step += 1
+    return step
+
+
+def _unknown_step(sketcher: Sketcher, value: ir.Value) -> ir.Value:
+    """Compute an odd step from the number of elements: int64 (1,)."""
+    size = sketcher.sketch(value, "size", 0)
+    assert size is not None
+    step, integer = size, ir.DataType.INT64
+    for op_type, number in (("Div", 2 * THINNED), ("Mul", 2), ("Add", 1)):
+        step = sketcher.add(
+            op_type, [step, sketcher.integers((number,))], like=value, dtype=integer
+        )
+    return step
+
+
+def _rank(value: ir.Value) -> int:
+    return 0 if value.shape is None else len(value.shape)
+
+
+SKETCHES: Mapping[str, Callable[[Sketcher, ir.Value, int], ir.Value | None]] = {
+    "low": _whole("ReduceMin"),
+    "high": _whole("ReduceMax"),
+    "low_per_sample": _per_sample("ReduceMin"),
+    "high_per_sample": _per_sample("ReduceMax"),
+    "low_per_channel": _per_channel("ReduceMin"),
+    "high_per_channel": _per_channel("ReduceMax"),
+    "sums": _per_sample_and_channel("ReduceSum"),
+    "squares": _per_sample_and_channel("ReduceSumSquare"),
+    "size": _size,
+    "thinned": _thinned,
+}
+"""What can be computed inside the graph."""
+_PER_CHANNEL = {"low_per_channel", "high_per_channel", "sums", "squares"}
