@@ -21,7 +21,9 @@ _HOMES = {
     "Prune": "prune",
     "Quantize": "quantize",
     "QuantizeDynamic": "quantize_dynamic",
+    "QuantizeWeights": "quantize_weights",
     "Simplify": "simplify",
+    "Smooth": "smooth",
 }
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - made from the table so that the two cannot differ
 

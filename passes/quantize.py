@@ -21,6 +21,9 @@ from passes.affine.opset import PER_CHANNEL_OPSET, PER_TENSOR_OPSET, raise_opset
 from passes.affine.pay import slower_note, what_pays
 from passes.affine.placement import Placement, place
 from passes.affine.scale import largest
+from passes.tuning.decide import Options, decide, unfit
+from passes.tuning.tuner import Tuner
+from passes.dynamic.encoder import quantize_parts
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,14 +50,27 @@ class Quantize(Pass):
     changes_interface: ClassVar[bool] = True  # the opset, where it is too old for the operators
 
     method: Annotated[
-        Literal["minmax"], Param("how ranges are chosen from the calibration data")
-    ] = "minmax"
+        Literal["auto", "minmax"],
+        Param("how ranges are chosen; auto also decides on rounding and biases, by held-out data"),
+    ] = "auto"
+    rounding: Annotated[
+        Literal["auto", "nearest", "gptq"] | None,
+        Param("of weights; gptq makes later weights up for earlier ones; default: as method"),
+    ] = None
+    correct_bias: Annotated[
+        bool | None,
+        Param("biases make up for what rounding does to the means; default: with method=auto"),
+    ] = None
     per_channel: Annotated[bool, Param("one scale per output channel of a weight")] = True
     symmetric: Annotated[bool, Param("grids of activations have zero in their middle")] = False
     speed: Annotated[
         Literal["balanced", "max"],
         Param("balanced: float where integers are estimated to be slower; max: all that fuses"),
     ] = "balanced"
+    transformers: Annotated[
+        Literal["auto", "dynamic", "static"],
+        Param("ranges of transformers and LSTM: auto is dynamic, static where a method is named"),
+    ] = "auto"
     include: Annotated[tuple[str, ...], Param("nodes to quantize: name, glob or op:TYPE")] = ()
     exclude: Annotated[tuple[str, ...], Param("nodes to leave in float")] = ()
 
@@ -72,13 +88,17 @@ class Quantize(Pass):
         if g.opset(model) < PER_TENSOR_OPSET:
             skipped += _too_old(model, selection, "; ".join(notes))
             return Outcome(modified=False, skipped=tuple(skipped), notes=notes)
+        parts = quantize_parts(model, selection, context, everything=self._dynamic())
         ranges = _Ranges(model, selection, context, self)
         plan = ranges.plan()
         skipped += plan.skipped
-        notes += slower_note(ranges.declined)
+        notes += (*parts.notes, *slower_note(ranges.declined))
         if not plan.units:
-            return Outcome(modified=raised, skipped=tuple(skipped), notes=notes)
-        writer = Writer(model, ranges.numbers(plan), per_channel=ranges.per_channel)
+            changed = raised or bool(parts.counts)
+            return Outcome(changed, parts.counts, tuple(skipped), notes)
+        numbers, reasons = self._numbers(ranges, plan)
+        notes += reasons
+        writer = Writer(model, numbers, per_channel=ranges.per_channel)
         writer.write(plan.units)
         if self.per_channel and not ranges.per_channel:
             notes += (
@@ -86,7 +106,42 @@ class Quantize(Pass):
             )
         if context.dataset is not None:
             notes += (f"ranges from {context.dataset.samples} calibration samples",)
-        return Outcome(modified=True, counts=writer.counts, skipped=tuple(skipped), notes=notes)
+        counts = {**parts.counts, **writer.counts}
+        return Outcome(modified=True, counts=counts, skipped=tuple(skipped), notes=notes)
+
+    def _dynamic(self) -> bool:
+        """Tell whether transformers take their ranges at run time."""
+        return self.transformers == "dynamic" or (
+            self.transformers == "auto" and self.method == type(self).method
+        )
+
+    def _numbers(self, ranges: _Ranges, plan: Placement) -> tuple[Numbers, tuple[str, ...]]:
+        """Choose all numbers, by trying where that was asked for."""
+        options = self._options()
+        if not options.open and options.plain:
+            return ranges.numbers(plan), ()
+        reason = unfit(ranges.context.dataset, ranges.model)
+        if reason:
+            return ranges.numbers(plan), (f"plain ranges and rounding: {reason}",)
+        tuner = Tuner(
+            ranges.model,
+            plan,
+            ranges.magnitudes,
+            ranges.context,
+            per_channel=ranges.per_channel,
+        )
+        return decide(tuner, lambda _: ranges.numbers(plan).grids, options)
+
+    def _options(self) -> Options:
+        """Return what is to be decided; naming a method leaves nothing open that is not named."""
+        auto = self.method == "auto"
+        rounding = self.rounding or ("auto" if auto else "nearest")
+        correct = auto if self.correct_bias is None else self.correct_bias
+        return Options(
+            ranges=("minmax",) if auto else (self.method,),
+            roundings=("nearest", "gptq") if rounding == "auto" else (rounding,),
+            corrections=("none", "float", "student") if correct else ("none",),
+        )
 
     def _raise_opset(
         self, model: ir.Model, selection: Selection, context: Context

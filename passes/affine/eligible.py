@@ -46,7 +46,7 @@ def _form_refusal(node: ir.Node, x: ir.Value, row: QuantizableOp) -> str:
         return "both inputs are constant"
     if not row.accepts(node):
         return "its attributes are not fused by onnxruntime"
-    if row.float_output and _after_gelu(x):
+    if row.float_output and after_gelu(x):
         return "its input comes from GELU, whose range 8 bits cannot hold"
     return ""
 
@@ -114,7 +114,7 @@ def usable_constant(value: ir.Value | None) -> bool:
     return bool(np.isfinite(tensor.numpy()).all())
 
 
-def _after_gelu(value: ir.Value) -> bool:
+def after_gelu(value: ir.Value) -> bool:
     """Tell whether GELU made the value: one node, or a product with 1 + erf(..) or 1 + tanh(..)."""
     node = value.producer()
     if g.is_op(node, "Gelu"):

@@ -1,0 +1,1 @@
+"""Moving the spread of activations between channels into weights, without changing results."""
