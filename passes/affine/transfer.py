@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from passes.affine.placement import Placement, Unit
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
 
 
 def transferred(plan: Placement, model: ir.Model, clone: ir.Model) -> Placement:
@@ -18,7 +20,9 @@ def transferred(plan: Placement, model: ir.Model, clone: ir.Model) -> Placement:
         clone: Has the same nodes in the same order, and the same names.
     """
     nodes = dict(zip(model.graph, clone.graph, strict=True))
-    values = {v: w for old, new in nodes.items() for v, w in zip(old.outputs, new.outputs)}
+    values: dict[ir.Value, ir.Value] = {}
+    for old, new in nodes.items():
+        values.update(zip(old.outputs, new.outputs, strict=True))
     values.update(zip(model.graph.inputs, clone.graph.inputs, strict=True))
     for name, value in model.graph.initializers.items():
         values[value] = clone.graph.initializers[name]

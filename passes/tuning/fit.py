@@ -19,6 +19,7 @@ from passes.rounding.gptq import gptq
 from passes.tuning.layer import Layer, Moments
 
 Array = np.ndarray[Any, Any]
+Rounding = Literal["nearest", "gptq"]
 Correction = Literal["none", "float", "student"]
 
 
@@ -36,15 +37,10 @@ class Recipe:
         bits: Of the weight.
     """
 
-    rounding: Literal["nearest", "gptq"] = "gptq"
+    rounding: Rounding = "gptq"
     correction: Correction = "student"
     ridge: float = 1.0
     bits: int = 8
-
-    @property
-    def sequential(self) -> bool:
-        """Every layer needs what the layers before it have become."""
-        return self.rounding == "gptq" or self.correction == "student"
 
 
 @dataclass(frozen=True, eq=False)

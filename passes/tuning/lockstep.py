@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 
 from converter.calibration.patches import patches
 from converter.core import graph as g
@@ -28,6 +27,8 @@ from passes.tuning.layer import Layer, Moments, from_rows
 from passes.tuning.segments import Pieces
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from converter.core.context import Batch, RunSettings
 
 Array = np.ndarray[Any, Any]
@@ -228,8 +229,9 @@ def _centred(integers: Array, zero: int) -> Array:
     """Take off the zero point, so that padding with zeros is right."""
     if integers.dtype.kind == "f":
         return integers
-    wide = np.int16 if integers.dtype.itemsize == 1 else np.int32
-    return integers.astype(wide) - wide(zero)
+    wide: Array = integers.astype(np.int16 if integers.dtype.itemsize == 1 else np.int32)
+    wide -= zero
+    return wide
 
 
 def _split(fit_on: Sequence[bool], samples: Sequence[int]) -> list[Array]:

@@ -77,14 +77,14 @@ class Pieces:
             self._run(nodes, end)
         self._done = end
         for value, last in self._last.items():
-            if last < end and value.name in self.values:
+            if last < end:
                 self.values.drop(value.name or "")
 
     def finish(self) -> None:
         """Run to the end; the outputs of the model are among the values then."""
         self._index = len(self._bounds)
         self.advance()
-        missing = [v for v in self.model.graph.outputs if v.name not in self.values]
+        missing = [v for v in self.model.graph.outputs if (v.name or "") not in self.values]
         if missing:  # a constant, or the other side of a DequantizeLinear
             self._execute(list(self._sources(missing)), [v.name or "" for v in missing])
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -93,6 +93,10 @@ class Tuner:
         """Number of calibration samples."""
         return sum(batch.samples for batch in self._batches)
 
+    def plain(self, grids: Mapping[str, Grid]) -> Numbers:
+        """Return numbers that need no fit: weights to nearest, biases as they are."""
+        return Numbers(dict(grids), self._magnitudes)
+
     def try_all(self, candidates: Sequence[Candidate], *, held_out: bool) -> list[Trial]:
         """Fit every candidate, on every other sample if the rest is to show the damage."""
         import onnxruntime  # noqa: F401 - loaded once here, not again in every child process
@@ -148,8 +152,3 @@ class Tuner:
         numbers = Numbers(dict(candidate.grids), self._magnitudes, biases=biases)
         Writer(clone, numbers, per_channel=self._per_channel).write(plan.units)
         return Student(clone, nodes, uses, candidate.recipe, candidate.recipes)
-
-
-def with_bits(candidate: Candidate, bits: int) -> Candidate:
-    """Return the candidate with weights of so many bits."""
-    return replace(candidate, recipe=replace(candidate.recipe, bits=bits))

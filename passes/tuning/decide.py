@@ -1,0 +1,169 @@
+"""Which ranges, rounding and bias correction: decided on samples that nothing was fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import onnx_ir as ir
+
+from passes.affine.grid import Grid
+from passes.affine.numbers import Numbers
+from passes.tuning.fit import Correction, Recipe, Rounding
+from passes.tuning.tuner import Candidate, Trial, Tuner
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from converter.core.context import Dataset
+
+FEWEST_SAMPLES = 16
+"""Fewer samples say too little about the ones that were left out."""
+_CLEAR = 0.98
+"""A candidate must be this much better than a simpler one."""
+
+_PLAIN = Recipe("nearest", "none")
+_RIDGES = {8: 1.0, 4: 0.1}
+
+_ROUNDINGS: Mapping[Rounding, str] = {
+    "nearest": "nearest rounding",
+    "gptq": "rounding with error feedback",
+}
+_CORRECTIONS: Mapping[Correction, str] = {
+    "none": "biases as they are",
+    "float": "biases corrected for rounding",
+    "student": "biases corrected for rounding and for what layers before shift",
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """What may be chosen among; the first of each is the plainest.
+
+    Attributes:
+        ranges: Methods for ranges.
+        roundings: Ways to round weights.
+        corrections: Bias corrections.
+        bits: Of weights.
+    """
+
+    ranges: tuple[str, ...]
+    roundings: tuple[Rounding, ...]
+    corrections: tuple[Correction, ...]
+    bits: int = 8
+
+    @property
+    def plain(self) -> bool:
+        """True when nothing needs a run layer by layer."""
+        return self.bits == 8 and self.roundings == ("nearest",) and self.corrections == ("none",)
+
+    @property
+    def open(self) -> bool:
+        """True when there is something to choose."""
+        return max(len(self.ranges), len(self.roundings), len(self.corrections)) > 1
+
+
+def unfit(dataset: Dataset | None, model: ir.Model) -> str:
+    """Say why the samples, or the model, do not allow choices; "" when they do."""
+    if dataset is None:
+        return "there is no calibration data"
+    if dataset.synthetic:
+        return "the samples are made up"
+    if dataset.samples < FEWEST_SAMPLES:
+        return f"there are {dataset.samples} calibration samples, and {FEWEST_SAMPLES} are needed"
+    if _constant(dataset):
+        return "all calibration samples are equal"
+    values = (v for node in model.graph for v in node.outputs)
+    if any(v.type is not None and not isinstance(v.type, ir.TensorType) for v in values):
+        return "the model hands on sequences or optional values"
+    return ""
+
+
+def decide(
+    tuner: Tuner, grids: Callable[[str], Mapping[str, Grid]], options: Options
+) -> tuple[Numbers, tuple[str, ...]]:
+    """Choose all numbers.
+
+    Args:
+        tuner: Of the model.
+        grids: Gives the grids of a method for ranges.
+        options: What may be chosen.
+
+    Returns:
+        The numbers, fitted on all samples, and notes on what was chosen and why.
+    """
+    made = {name: grids(name) for name in options.ranges}
+    notes: tuple[str, ...] = ()
+    if not options.open:
+        chosen = _candidates(made, options)[0]
+    else:
+        trials = _explore(tuner, made, options)
+        chosen, notes = _best(trials).candidate, _notes(trials, tuner.samples)
+    if chosen.recipe == _PLAIN:
+        return tuner.plain(chosen.grids), notes
+    return tuner.try_all([chosen], held_out=False)[0].numbers, notes
+
+
+def _candidates(made: Mapping[str, Mapping[str, Grid]], options: Options) -> list[Candidate]:
+    """Return every combination, the plainest first."""
+    recipes = [
+        Recipe(rounding, correction, 1.0 if rounding == "nearest" else ridge, options.bits)
+        for ridge in [_RIDGES[options.bits]]
+        for rounding in options.roundings
+        for correction in options.corrections
+        if not (rounding == "gptq" and correction == "none" and len(options.corrections) > 1)
+    ]
+    return [Candidate(name, grids, recipe) for recipe in recipes for name, grids in made.items()]
+
+
+def _explore(tuner: Tuner, made: Mapping[str, Mapping[str, Grid]], options: Options) -> list[Trial]:
+    """Compare range methods with one rounding, then what else there is with the best ranges."""
+    every = _candidates(made, options)
+    rounding, correction = options.roundings[-1], options.corrections[-1]
+    first = [c for c in every if (c.recipe.rounding, c.recipe.correction) == (rounding, correction)]
+    found = tuner.try_all(first, held_out=True)
+    best = _best(found).candidate.ranges
+    rest = [c for c in every if c.ranges == best and c not in first]
+    return found + (tuner.try_all(rest, held_out=True) if rest else [])
+
+
+def _best(trials: Sequence[Trial]) -> Trial:
+    return min(trials, key=lambda trial: trial.loss)
+
+
+def _notes(trials: Sequence[Trial], samples: int) -> tuple[str, ...]:
+    best = _best(trials)
+    held = samples // 2
+    others = sorted((t for t in trials if t is not best), key=lambda t: t.loss)
+    said = "; ".join(f"{_words(t.candidate)}: {t.loss:.4g}" for t in others)
+    return (
+        f"chosen by {best.measure} against float on {held} samples left out: "
+        f"{_words(best.candidate)}: {best.loss:.4g}",
+        f"the others: {said}",
+    )
+
+
+def _words(candidate: Candidate) -> str:
+    recipe = candidate.recipe
+    rounding = _ROUNDINGS[recipe.rounding]
+    return f"{candidate.ranges} ranges, {rounding}, {_CORRECTIONS[recipe.correction]}"
+
+
+def _constant(dataset: Dataset) -> bool:
+    """Tell whether all samples are the same."""
+    first: bytes | None = None
+    for batch in dataset:
+        arrays = [np.asarray(array) for _, array in sorted(batch.inputs.items())]
+        rows = 1
+        if all(array.ndim and len(array) == batch.samples for array in arrays):
+            rows = batch.samples
+        for row in range(rows):
+            parts = [array[row] if rows > 1 else array for array in arrays]
+            content = b"".join(np.ascontiguousarray(part).tobytes() for part in parts)
+            if first is None:
+                first = content
+            elif content != first:
+                return False
+    return True
