@@ -123,6 +123,7 @@ class _Conversion:
         if verdict is not None and not verdict.passed:
             self._reject(original, model, run, verdict, samples)
         files = self._write(model, samples)
+        self._prove(original, model, verdict, samples)
         report = self._finish(model, files, verdict)
         return Artifact(model, files[0] if files else None, report, verdict, run)
 
@@ -241,6 +242,21 @@ class _Conversion:
             settings=self.settings,
             progress=self.progress,
         )
+
+    def _prove(
+        self, original: ir.Model, model: ir.Model, verdict: Verdict | None, samples: Dataset | None
+    ) -> None:
+        """Count what of a quantized model runs on integers, and what its grids cut off."""
+        if not self.order.checks.verify or self.order.output.layout.strip_weights:
+            return
+        from converter.execution.runner import materialize
+        from converter.report.proof import Case, prove
+
+        assert self.report is not None
+        path, steps = materialize(model, self._subfolder("converted")), self.report.steps
+        proof = prove(Case(original, model, path, steps, samples, verdict), self.settings)
+        if proof is not None:
+            self._update(proof=proof, notes=(*self.report.notes, *proof.notes))
 
     def _subfolder(self, name: str) -> Path:
         folder = self.folder / name

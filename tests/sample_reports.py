@@ -5,6 +5,8 @@ from __future__ import annotations
 from converter.core.contract import Outcome, Skip
 from converter.core.graph import Footprint
 from converter.core.run import Step
+from converter.measure.integers import FloatLayer, Integers
+from converter.report.proof import Proof
 from converter.report.report import FileFacts, Report, Usage
 
 EVIL = "</pre><script>alert(1)</script>\x1b[31m\n[red]\u202e"
@@ -51,6 +53,17 @@ def report() -> Report:
             step("fuse", None, error=f"it broke {EVIL}"),
         ),
         data=Usage(f"digits{EVIL}.npz", synthetic=True, uses={"calibration": 32}),
+        proof=Proof(
+            Integers(
+                f"onnxruntime 1{EVIL}",
+                40,
+                2,
+                {"QLinearConv": 40, "QLinearAdd": 7},
+                3,
+                (FloatLayer(f"head{EVIL}", "Gemm", EVIL), FloatLayer("tail", "MatMul")),
+            ),
+            saturated={f"stem{EVIL}": 0.02, "tail": 1e-6},
+        ),
         notes=(EVIL, EVIL),
         versions={"onnxpress": "0.1.0", "onnx": "1.20"},
         seconds=61.4,

@@ -81,6 +81,10 @@ def _conversion(console: Console, report: Data) -> None:
     verdict = report["verdict"] or {}
     sizes = summary.size_figures(source, target) if target else summary.verdict_sizes(verdict)
     _comparison(console, sizes, verdict)
+    integers = summary.integer_rows(report)
+    if integers:
+        _title(console, summary.integer_title(report))
+        _table(console, ("", ""), integers)
     if report["steps"]:
         _title(console, "Passes")
         heads = ("pass", "time", "nodes", "weights", "result")

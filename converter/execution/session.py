@@ -61,6 +61,7 @@ class Session:
         threads: Threads inside an operator.
         optimize: Let onnxruntime rewrite the graph with everything it has.
         custom_op_library: Shared library with operators, trusted by the user.
+        optimized: Where onnxruntime writes the graph that it will run; weights go beside it.
 
     Raises:
         UnsupportedOperatorError: onnxruntime does not know an operator.
@@ -74,6 +75,7 @@ class Session:
         threads: int = 1,
         optimize: bool = True,
         custom_op_library: Path | None = None,
+        optimized: Path | None = None,
     ) -> None:
         import onnxruntime as ort
 
@@ -88,6 +90,11 @@ class Session:
         # memory patterns pay for equal shapes only, and keep the largest run's memory for ever
         options.enable_mem_pattern = False
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if optimized is not None:
+            options.optimized_model_filepath = str(optimized)
+            entry = "session.optimized_model_external_initializers_"
+            options.add_session_config_entry(f"{entry}file_name", f"{optimized.name}.data")
+            options.add_session_config_entry(f"{entry}min_size_in_bytes", "1024")
         self.path = path
         try:
             if custom_op_library is not None:

@@ -63,6 +63,7 @@ def render(report: Data) -> str:
             _comparison(report),
             _budgets(report),
             _outputs(report),
+            _integers(report),
             _passes(report),
             _explained(report),
             _left_alone(report),
@@ -186,6 +187,11 @@ def _budgets(report: Data) -> str:
 def _outputs(report: Data) -> str:
     rows = summary.output_rows(report["verdict"] or {})
     return _section("Outputs", _table(summary.OUTPUT_HEADS, rows, numbers=(1, 2, 3)))
+
+
+def _integers(report: Data) -> str:
+    rows = summary.integer_rows(report)
+    return _section(summary.integer_title(report), _table(("", ""), rows)) if rows else ""
 
 
 def _passes(report: Data) -> str:

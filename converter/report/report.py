@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from converter.core.contract import Skip
     from converter.core.graph import Footprint
     from converter.core.run import Step
+    from converter.report.proof import Proof
     from converter.verification.verdict import Verdict
 
 SCHEMA = 1
@@ -111,6 +112,7 @@ class Report:
         verdict: The comparison with the original; None without verification.
         notes: Sentences that the reader must not miss.
         explained: Answers to ``--explain``; see :mod:`converter.report.explain`.
+        proof: How a quantized model runs; None when nothing in it is quantized.
         versions: Versions of this tool and of what the result depends on.
         seconds: Wall time of the whole conversion.
         error: What stopped the conversion, else empty.
@@ -127,6 +129,7 @@ class Report:
     verdict: Verdict | None = None
     notes: tuple[str, ...] = ()
     explained: tuple[Mapping[str, str], ...] = ()
+    proof: Proof | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float = 0.0
     error: str = ""
@@ -147,6 +150,7 @@ class Report:
             "verdict": None if self.verdict is None else self.verdict.to_dict(),
             "notes": list(self.notes),
             "explained": list(self.explained),
+            "integers": None if self.proof is None else self.proof.to_dict(),
             "versions": dict(self.versions),
             "seconds": self.seconds,
         }

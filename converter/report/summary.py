@@ -10,6 +10,7 @@ from converter.report import words as w
 
 Data = Mapping[str, Any]
 HEADLINES = ("size", "latency", "accuracy", "agreement")
+_MOST_REASONS = 4
 OUTPUT_HEADS = ("output", "max error", "SQNR", "cosine", "")
 
 
@@ -117,6 +118,49 @@ def notes(report: Data) -> list[str]:
         found += [f"{step['pass'].partition(':')[0]}: {note}" for note in step["notes"]]
     found += (report.get("verdict") or {}).get("notes", [])
     return list(dict.fromkeys(found))
+
+
+def integer_rows(report: Data) -> list[tuple[str, str]]:
+    """Return what of a quantized model runs on integers, in words; nothing for any other model."""
+    found = report.get("integers")
+    if not found or not found["runtime"]:
+        return []
+    layers = found["layers"] + found["float_layers"]
+    rows = [("layers", f"{w.count(found['layers'])} of {w.count(layers)}")]
+    if found["operators"]:
+        kinds = [f"{kind} {w.count(n)}" for kind, n in found["operators"].items()]
+        rows.append(("operators", ", ".join(kinds)))
+    rows.append(("conversions left", w.count(found["conversions"])))
+    rows += [("layers in float", words) for words in _float_words(found["left"])]
+    if found["saturated"]:
+        worst = found["saturated"][0]
+        values = w.plural(found["saturated_values"], "value")
+        rows.append(
+            ("beyond the grid", f"{values}, worst {worst['value']}: {_share(worst['share'])}")
+        )
+    return rows
+
+
+def integer_title(report: Data) -> str:
+    """Return the title of the table of :func:`integer_rows`."""
+    return f"On integers in {report['integers']['runtime']}"
+
+
+def _float_words(left: Sequence[Data]) -> list[str]:
+    """Say per reason how many layers were left in float, with examples."""
+    groups: dict[str, list[str]] = {}
+    for layer in left:
+        groups.setdefault(layer["reason"], []).append(layer["name"])
+    ranked = sorted(groups.items(), key=lambda item: -len(item[1]))
+    return [
+        f"{len(names)} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
+        + (f": {reason}" if reason else "")
+        for reason, names in ranked[:_MOST_REASONS]
+    ]
+
+
+def _share(share: float) -> str:
+    return "less than 0.01 %" if share < 1e-4 else w.percent(share)
 
 
 def made_up(data: Data) -> str:

@@ -120,7 +120,7 @@ def compare_values(
     layers = changed_layers(a, b, pair_values(a, b))
     gaps = {name: _Gap(pair, DifferenceMeter(name)) for name, pair in pairs.items()}
     for gap in gaps.values():
-        gap.grid = _grid_ends(b, gap.pair)
+        gap.grid = grid_ends(b, gap.pair)
     count = _run(work, (a, b), gaps, layers, batches, progress)
     if not count:
         raise DataError("the data holds no samples", where=dataset.description)
@@ -241,7 +241,7 @@ class _Opener:
         return Session(path, threads=settings.threads, custom_op_library=settings.custom_op_library)
 
 
-def _grid_ends(b: Wiring, pair: Pair) -> tuple[float, float] | None:
+def grid_ends(b: Wiring, pair: Pair) -> tuple[float, float] | None:
     """Return the smallest and largest number of a value's grid; None without one."""
     quantize = b.producer(pair.end)
     if quantize is None or quantize.op_type != DEQUANTIZE or len(quantize.input) < 3:
