@@ -19,7 +19,7 @@ _STEPS = 255.0
 _WEIGHT_STEPS = 127.0
 _MOST_OUTPUTS = 128
 _WIDEST = 50.0
-_WORTH = 0.8
+_WORTH = 0.7
 """Smoothing that leaves more than this share of the predicted error is not worth a change."""
 
 
