@@ -10,6 +10,7 @@ from typing import Any
 _HOMES = {
     "Cast": "cast",
     "ConvertOpset": "convert_opset",
+    "CorrectBias": "correct_bias",
     "Deduplicate": "deduplicate",
     "Eliminate": "eliminate",
     "Equalize": "equalize",

@@ -27,8 +27,8 @@ PER_CHANNEL_OPSET = 13
 _TOLERANCE = 1e-3
 
 
-def raise_opset(model: ir.Model, context: Context) -> str:
-    """Convert the model to :data:`PER_CHANNEL_OPSET` in place, or leave it as it is.
+def raise_opset(model: ir.Model, context: Context, target: int = PER_CHANNEL_OPSET) -> str:
+    """Convert the model to opset ``target`` in place, or leave it as it is.
 
     The conversion is accepted only if names, types and shapes of inputs and outputs stay and the
     outputs for the first calibration batch are those of the model before.
@@ -37,7 +37,7 @@ def raise_opset(model: ir.Model, context: Context) -> str:
         Why the model was left as it is; "" when it was converted.
     """
     new = model.clone()
-    found = convert(new, PER_CHANNEL_OPSET, context)
+    found = convert(new, target, context)
     if found.reason:
         return f"the opset conversion fails, at {found.reason}"
     try:
