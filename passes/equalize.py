@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -69,7 +69,8 @@ class Equalize(Pass):
                 _rescale(flow, factors, counts)
             else:
                 factors = np.ones_like(factors)
-            absorb(takes, factors, limits.seen, counts)
+            shifted = absorb(takes, factors, limits.seen, counts)
+            _rename(flow, factors, shifted, model)
             skipped += _left(flow)
             skipped += limits.skipped
             notes += limits.notes
@@ -96,6 +97,16 @@ def _rescale(flow: Flow, factors: Array, counts: dict[str, float]) -> None:
     counts["channels_rescaled"] += moved.size
     largest = float(np.exp2(np.abs(np.log2(moved)).max(initial=0.0)))
     counts["largest_factor"] = max(counts["largest_factor"], largest)
+
+
+def _rename(flow: Flow, factors: Array, shifted: Iterable[ir.Value], model: ir.Model) -> None:
+    """Give values that hold other numbers now other names: nobody compares them with the old."""
+    moved = {v: None for v, c in flow.channels.items() if (factors[c.ids] != 1.0).any()}
+    moved.update(dict.fromkeys(shifted))
+    names = g.Names(model) if moved else None
+    for value in moved:
+        if names is not None and value.name:
+            value.name = names.fresh(f"{value.name}_equalized")
 
 
 def _divide(value: ir.Value, divisors: Array) -> None:

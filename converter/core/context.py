@@ -127,6 +127,8 @@ class Context:
             them.
         explain: Nodes (name, glob, op:TYPE) about which passes give account one by one.
         progress: Receives the advance of long work.
+        reference: The model as it was before the first pass that may change its outputs, for
+            passes that repair what such passes did; None while there was none. Left as it is.
     """
 
     dataset: Dataset | None = None
@@ -136,6 +138,7 @@ class Context:
     keep_opset: bool = False
     explain: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Silent)
+    reference: ir.Model | None = None
     _analyses: AnalysisCache = field(default_factory=AnalysisCache, repr=False)
 
     def analyse(self, analysis: Analysis[T], model: ir.Model) -> T:

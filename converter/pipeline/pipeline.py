@@ -109,15 +109,20 @@ class Pipeline:
         current = model
         steps: list[Step] = []
         models: list[ir.Model] = []
+        given = context.reference
         for pass_ in self.passes:
             _check_deadline(policy, pass_)
             for observer in observers:
                 observer.before(pass_, current)
-            current, step = _transaction(pass_, current, context, policy, observers)
+            before = current
+            current, step = _transaction(pass_, before, context, policy, observers)
+            if context.reference is None and not pass_.exact and current is not before:
+                context.reference = before
             steps.append(step)
             models.append(current)
             for observer in observers:
                 observer.after(pass_, current, step)
+        context.reference = given
         return Run(current, tuple(steps), tuple(models))
 
 

@@ -52,7 +52,7 @@ def absorb(
     factors: Array,
     seen: Mapping[ir.Value, Seen],
     counts: dict[str, float],
-) -> None:
+) -> list[ir.Value]:
     """Shift channels that stay above zero on all samples.
 
     Args:
@@ -60,7 +60,11 @@ def absorb(
         factors: By class.
         seen: Ranges of channels before that; only values in here are considered.
         counts: ``biases_absorbed`` is added to.
+
+    Returns:
+        The values that hold other numbers now.
     """
+    shifted: list[ir.Value] = []
     for way in found.values():
         if way.writer.value not in seen:
             continue
@@ -68,6 +72,8 @@ def absorb(
         if shift.any():
             _apply(way, shift)
             counts["biases_absorbed"] = counts.get("biases_absorbed", 0.0) + int((shift > 0).sum())
+            shifted += [way.writer.value, way.value]
+    return shifted
 
 
 def shifts(seen: Seen, factors: Array | float, top: float) -> Array:

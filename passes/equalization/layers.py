@@ -102,6 +102,16 @@ class Layer:
 
 def layer_of(node: ir.Node) -> Layer | str | None:
     """Describe a node: a layer, why it must not be changed, or None: no such operator."""
+    layer = described(node)
+    if not isinstance(layer, Layer):
+        return layer
+    if not owned(layer.weight):
+        return "the weight is used elsewhere too"
+    return _bias_obstacle(layer) or layer
+
+
+def described(node: ir.Node) -> Layer | str | None:
+    """Describe a node like :func:`layer_of`, whoever else uses its constants."""
     build = _FORMS.get(node.op_type) if node.domain in g.DEFAULT_DOMAINS else None
     if build is None or len(node.inputs) < 2:
         return None
@@ -114,13 +124,9 @@ def layer_of(node: ir.Node) -> Layer | str | None:
     form = build(node, tuple(tensor.shape.numpy()))
     if form is None or tensor.size == 0:
         return "the shape of the weight does not fit the node"
-    if not owned(weight):
-        return "the weight is used elsewhere too"
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     rank = None if node.op_type == "MatMul" else len(tensor.shape)
-    layer = Layer(node, weight, form, bias, rank)
-    reason = _bias_obstacle(layer)
-    return reason or layer
+    return Layer(node, weight, form, bias, rank)
 
 
 def owned(value: ir.Value) -> bool:

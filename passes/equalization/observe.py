@@ -7,16 +7,16 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx_ir as ir
 
 from converter.core import graph as g
 from passes.equalization.channels import Channels
 from passes.equalization.layers import Array
+from passes.equalization.reduction import reduce
 
 if TYPE_CHECKING:
-    from converter.core.context import Context
+    import onnx_ir as ir
 
-_AXES_AS_INPUT = 18  # opset from which ReduceMin takes its axes as an input
+    from converter.core.context import Context
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,29 +62,12 @@ def _augmented(
         if twin is None or channels.rank is None or channels.flat:
             continue
         axes = [a for a in range(channels.rank) if a != channels.rank + channels.axis]
-        pair = [_reduce(copy, twin, op, axes, names) for op in ("ReduceMin", "ReduceMax")]
+        pair = [reduce(copy, twin, op, axes, names) for op in ("ReduceMin", "ReduceMax")]
         made += pair
         outputs[value] = (pair[0].name or "", pair[1].name or "")
     copy.graph.outputs.clear()
     copy.graph.outputs.extend(made)
     return copy, outputs
-
-
-def _reduce(
-    model: ir.Model, value: ir.Value, op_type: str, axes: list[int], names: g.Names
-) -> ir.Value:
-    output = ir.Value(
-        name=names.fresh(f"{value.name}_{op_type}"), type=ir.TensorType(ir.DataType.FLOAT)
-    )
-    inputs, attributes = [value], [ir.AttrInt64("keepdims", 0)]
-    if g.opset(model) >= _AXES_AS_INPUT:
-        constant = np.asarray(axes, np.int64)
-        inputs.append(g.add_initializer(model.graph, names.fresh("axes"), constant))
-    else:
-        attributes.append(ir.AttrInt64s("axes", axes))
-    node = ir.Node("", op_type, inputs, attributes, outputs=[output], name=output.name)
-    model.graph.append(node)
-    return output
 
 
 def _merged(

@@ -52,8 +52,12 @@ def equalize(model: ir.Model, *, data: bool = True, **parameters: Any) -> Outcom
 
 def layers(model: ir.Model) -> dict[str, Layer]:
     """Layers by the name of their output."""
-    found = {n.outputs[0].name or "": layer_of(n) for n in model.graph}
+    found = {_plain(n.outputs[0]): layer_of(n) for n in model.graph}
     return {name: layer for name, layer in found.items() if isinstance(layer, Layer)}
+
+
+def _plain(value: ir.Value) -> str:
+    return (value.name or "").removesuffix("_equalized")
 
 
 def ranges(layer: Layer) -> tuple[np.ndarray, np.ndarray]:
@@ -117,6 +121,12 @@ class TestRanges:
         for got in (ranges(new["a"])[0], ranges(new["d"])[0], ranges(new["y"])[1]):
             np.testing.assert_allclose(got, np.cbrt(product), rtol=3e-3)
 
+    def test_values_that_hold_other_numbers_have_other_names(self) -> None:
+        model = chain()
+        equalize(model, data=False)
+        names = [node.outputs[0].name for node in model.graph]
+        assert names == ["a_equalized", "r_equalized", "d_equalized", "s_equalized", "y"]
+
     def test_no_channel_goes_beyond_the_widest_of_its_value(self) -> None:
         model = chain()
         before = _reach(model, "r")
@@ -140,6 +150,7 @@ class TestRanges:
 def _reach(model: ir.Model, name: str) -> np.ndarray:
     from converter.execution.runner import with_outputs
 
+    name = next(v.name or "" for n in model.graph for v in n.outputs if _plain(v) == name)
     found = [support.run(with_outputs(model, [name]), feed)[name] for feed in feeds_for(model)]
     return np.abs(np.stack(found)).max(axis=(0, 1, 3, 4))
 
@@ -182,7 +193,7 @@ def test_outputs_stay_equal_through(between: str, data: bool) -> None:
     if between == "two ways":
         model.graph.outputs[0].shape = ir.Shape(["M", 4, 8, 8])
     outcome = equalize(model, data=data)
-    first = "a" in {n.outputs[0].name for n in model.graph if _moved(model, n, outcome)}
+    first = "a" in {_plain(n.outputs[0]) for n in model.graph if _moved(model, n, outcome)}
     assert first == (between not in {"concat", "sizes"})
 
 
