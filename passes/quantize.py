@@ -20,6 +20,7 @@ from passes.affine.numbers import Numbers, WeightKey, weight_key
 from passes.affine.opset import PER_CHANNEL_OPSET, PER_TENSOR_OPSET, raise_opset
 from passes.affine.pay import slower_note, what_pays
 from passes.affine.placement import Placement, place
+from passes.affine.rules import Rules
 from passes.affine.scale import largest
 from passes.tuning.decide import Options, decide, unfit
 from passes.tuning.tuner import Tuner
@@ -152,7 +153,7 @@ class Quantize(Pass):
             not self.per_channel and before >= PER_TENSOR_OPSET
         ):
             return False, ()
-        if not place(model, selection, opset=PER_CHANNEL_OPSET).units:
+        if not place(model, selection, rules=Rules(opset=PER_CHANNEL_OPSET)).units:
             return False, ()
         if context.keep_opset:
             return False, (f"opset {before} was to be kept",)
@@ -164,7 +165,7 @@ class Quantize(Pass):
 
 def _too_old(model: ir.Model, selection: Selection, reason: str) -> Iterator[Skip]:
     """Say what would have been quantized at a newer opset."""
-    plan = place(model, selection, opset=PER_CHANNEL_OPSET)
+    plan = place(model, selection, rules=Rules(opset=PER_CHANNEL_OPSET))
     yield from plan.skipped
     for unit in plan.units:
         if unit.row.weight is not None:

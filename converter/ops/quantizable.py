@@ -51,8 +51,10 @@ class QuantizableOp:
         float_output: The fused operator can also give float, so that a result which only float
             operators read is never rounded to 8 bits.
         constant_input: One of the activations may be a constant.
-        shrinks: The output is much smaller than the input, so running it on integers pays even when
-            only float operators follow.
+        shrinks: The output is much smaller than the input and exact, so running it on integers pays
+            even when only float operators follow. An average is not exact: rounded to 8 bits at
+            the end of SqueezeNet it made a quarter of all error (KL 0.0139, in float 0.0106).
+        joins: The inputs may lie on the grid of the output, which then is not rounded again.
         output_range: Range of the output known without data.
         accepts: Further condition on the node's attributes and ports.
     """
@@ -67,6 +69,7 @@ class QuantizableOp:
     float_output: bool = False
     constant_input: bool = False
     shrinks: bool = False
+    joins: bool = False
     output_range: tuple[float, float] | None = None
     accepts: Callable[[ir.Node], bool] = _always
 
@@ -145,15 +148,19 @@ QUANTIZABLE: Table[QuantizableOp] = Table(
         Entry("MatMul", _MATMUL, since=10),
         Entry("Add", _binary("QLinearAdd"), since=10),
         Entry("Mul", _binary("QLinearMul"), since=10),
-        Entry("Concat", QuantizableOp(Role.GRID, "QLinearConcat", activations=None), since=10),
+        Entry(
+            "Concat",
+            QuantizableOp(Role.GRID, "QLinearConcat", activations=None, joins=True),
+            since=10,
+        ),
         Entry(
             "AveragePool",
-            QuantizableOp(Role.GRID, "QLinearAveragePool", shrinks=True, accepts=_undilated),
+            QuantizableOp(Role.GRID, "QLinearAveragePool", accepts=_undilated),
             since=10,
         ),
         Entry(
             "GlobalAveragePool",
-            QuantizableOp(Role.GRID, "QLinearGlobalAveragePool", shrinks=True),
+            _unary("QLinearGlobalAveragePool"),
             since=10,
         ),
         Entry("LeakyRelu", _unary("QLinearLeakyRelu"), since=10),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 Array = np.ndarray[Any, Any]
-SMALLEST_SCALE = 1e-30
+SMALLEST_SCALE = float(np.float32(1e-30))
 """Products of two scales and quotients by a third stay normal float32 numbers down to here."""
 
 
@@ -71,7 +71,8 @@ class Grid:
     def dequantize(self, array: Array) -> Array:
         """Return the float32 numbers that the integers stand for."""
         steps: Array = array.astype(np.float32) - np.float32(self.zero_point)
-        return steps * np.float32(self.scale)
+        with np.errstate(over="ignore"):  # the ends of the widest grids lie beyond float32
+            return np.asarray(steps * np.float32(self.scale))
 
 
 def asymmetric(low: float, high: float, integers: IntegerRange = UINT8) -> Grid:
@@ -112,6 +113,20 @@ def symmetric(low: float, high: float, integers: IntegerRange = UINT8) -> Grid:
     if scale < SMALLEST_SCALE:
         scale = 1.0 if bound == 0.0 else SMALLEST_SCALE
     return Grid(scale, middle, integers)
+
+
+def centred(low: float, high: float, integers: IntegerRange) -> Grid:
+    """Return the grid with zero point 0 that spans ``low`` to ``high``, whatever their signs.
+
+    Raises:
+        ValueError: The range is not finite or is reversed.
+    """
+    low, high = _with_zero(low, high)
+    bound = max(-low, high)
+    scale = float(np.float32(bound / integers.high))
+    if scale < SMALLEST_SCALE:
+        scale = 1.0 if bound == 0.0 else SMALLEST_SCALE
+    return Grid(scale, 0, integers)
 
 
 def _with_zero(low: float, high: float) -> tuple[float, float]:

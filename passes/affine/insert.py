@@ -213,7 +213,9 @@ class Writer:
         array = g.constant_array(value)
         assert array is not None
         assert value is not None
-        grid, name = asymmetric(float(array.min()), float(array.max())), value.name or "operand"
+        kind = next(iter(self.numbers.grids.values())).integers  # all grids have the same
+        grid = asymmetric(float(array.min()), float(array.max()), kind)
+        name = value.name or "operand"
         scale, zero_point = self._grid_values(grid, name)
         integers = self._initializer(f"{name}_quantized", grid.quantize(array))
         output = self._float(f"{name}_dequantized", ir.Shape(array.shape))

@@ -12,12 +12,14 @@ from converter.calibration.minmax import MinMax
 from converter.calibration.statistic import Request
 from converter.core import graph as g
 from converter.core.select import Selection
-from passes.affine.grid import Array, Grid, asymmetric, symmetric
+from converter.ops.targets import ORT_CPU, Target
+from passes.affine.grid import Array, Grid
 from passes.affine.numbers import Numbers, WeightKey, weight_key
 from passes.affine.opset import PER_CHANNEL_OPSET
 from passes.affine.pay import what_pays
 from passes.affine.placement import Placement, place
 from passes.affine.ranges import STATISTICS_OF, Seen, choose
+from passes.affine.rules import Rules
 from passes.affine.scale import largest
 
 if TYPE_CHECKING:
@@ -40,6 +42,8 @@ class Choice:
         symmetric: Grids of activations have zero in their middle.
         per_channel: One scale per output channel of a weight, where the opset allows it.
         everything: Also what is estimated to be slower on integers.
+        target: What will run the model.
+        activations: Type of the integers of activations; "" is the target's own.
     """
 
     methods: tuple[str, ...] = ("minmax",)
@@ -47,6 +51,13 @@ class Choice:
     symmetric: bool = False
     per_channel: bool = True
     everything: bool = False
+    target: Target = ORT_CPU
+    activations: str = ""
+
+    @property
+    def rules(self) -> Rules:
+        """Return what placements follow."""
+        return Rules(self.target, self.symmetric, activations=self.activations)
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -84,7 +95,7 @@ class Observed:
 
     def plan(self) -> Placement:
         """Return a placement all of whose values and weights are finite."""
-        if not self.choice.everything:
+        if not self.choice.everything and self.choice.rules.priced:
             self.declined = what_pays(self.context, self.model, self._place)
         while True:
             plan = self._place(self.declined)
@@ -110,17 +121,17 @@ class Observed:
             percentile: Instead of that of the choice.
         """
         fixed = _fixed_ranges(plan)
-        make = symmetric if self.choice.symmetric else asymmetric
         roots = plan.ranged()
         made: dict[ir.Value, Grid] = {}
         for root in dict.fromkeys(roots.values()):
             low, high = fixed.get(root) or choose(
                 method,
                 self._seen[root],
-                symmetric=self.choice.symmetric,
+                integers=self.choice.rules.integers,
+                symmetric=self.choice.rules.target.centred or self.choice.symmetric,
                 percentile=percentile or self.choice.percentile,
             )
-            made[root] = make(low, high)
+            made[root] = self.choice.rules.grid(low, high)
         return {value.name or "": made[root] for value, root in roots.items()}
 
     def _place(self, declined: Mapping[ir.Node, str]) -> Placement:
@@ -128,7 +139,7 @@ class Observed:
             self.model,
             self.selection,
             self._unusable,
-            symmetric=self.choice.symmetric,
+            rules=self.choice.rules,
             declined=declined,
         )
 

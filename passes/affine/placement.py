@@ -23,6 +23,7 @@ from converter.ops.quantizable import (
     QuantizableOp,
     Role,
 )
+from converter.ops.targets import Target
 from passes.affine.eligible import (
     becomes_gemm,
     bias_add,
@@ -31,6 +32,7 @@ from passes.affine.eligible import (
     refusal,
     usable_constant,
 )
+from passes.affine.rules import PLAIN, Rules
 
 
 @dataclass(eq=False)
@@ -110,7 +112,29 @@ class Placement:
             for value in unit.outputs:
                 shared = unit.row.role is Role.SHARED
                 root[value] = root[unit.inputs[0]] if shared else value
+        self._join(root)
         return root
+
+    def _join(self, root: dict[ir.Value, ir.Value]) -> None:
+        """Let what is only concatenated lie on the result's grid: else it is rounded twice."""
+        members: dict[ir.Value, list[ir.Value]] = {}
+        for value, first in root.items():
+            members.setdefault(first, []).append(value)
+        fixed = {v for unit in self.units if unit.row.output_range for v in unit.outputs}
+        cuts = {v: _cut_off(unit) for unit in self.units for v in unit.outputs}
+        for unit in reversed(self.units):
+            if not (unit.row.joins and unit.integer_output):
+                continue
+            # The grid does what absorbed activations did, so it can do it for all inputs or none.
+            if len({cuts.get(root[value]) for value in unit.inputs}) > 1:
+                continue
+            target = root[unit.outputs[0]]
+            for value in unit.inputs:
+                group = members.get(root[value], [])
+                if root[value] in fixed or any(only_user(v) is None for v in group):
+                    continue
+                members.setdefault(target, []).extend(members.pop(root[value]))
+                root.update(dict.fromkeys(group, target))
 
 
 def place(
@@ -118,8 +142,7 @@ def place(
     selection: Selection,
     unusable: Mapping[ir.Value, str] | None = None,
     *,
-    opset: int | None = None,
-    symmetric: bool = False,
+    rules: Rules = PLAIN,
     declined: Mapping[ir.Node, str] | None = None,
 ) -> Placement:
     """Decide which nodes of the main graph run on integers.
@@ -128,15 +151,13 @@ def place(
         model: Left as it is.
         selection: Nodes that may be chosen.
         unusable: Values that cannot lie on a grid, e.g. because they were never computed, and why.
-        opset: Plan as if the model had this opset; None: its own.
-        symmetric: Grids will have zero in their middle unless all values are positive.
+        rules: The target, and the form of the grids.
         declined: Nodes that stay in float although they could be chosen, and why.
     """
-    planner = _Planner(model, selection, unusable or {}, opset or g.opset(model))
-    planner.symmetric = symmetric
+    planner = _Planner(model, selection, unusable or {}, rules)
     planner.declined = declined or {}
     plan = Placement(skipped=planner.skipped)
-    plan.units = _with_use(list(planner.forward()))
+    plan.units = _with_use(list(planner.forward()), rules.target)
     plan.skipped += _elsewhere(model, selection, planner.opset)
     return plan
 
@@ -149,14 +170,16 @@ class _Planner:
         model: ir.Model,
         selection: Selection,
         unusable: Mapping[ir.Value, str],
-        opset: int,
+        rules: Rules,
     ) -> None:
         self.graph = model.graph
-        self.opset = opset
+        self.rules = rules
+        self.target = rules.target
+        self.table = rules.target.table
+        self.opset = rules.opset or g.opset(model)
         self.selection = selection
         self.unusable = unusable
         self.skipped: list[Skip] = []
-        self.symmetric = False
         self.declined: Mapping[ir.Node, str] = {}
         self.merged: set[ir.Node] = set()
         self.available: set[ir.Value] = set()
@@ -167,7 +190,8 @@ class _Planner:
         weighted = dict(self._weighted())
         for unit in weighted.values():
             self.available.update(unit.inputs)
-            self.available.update(unit.outputs)
+            if not self.target.inputs_only:
+                self.available.update(unit.outputs)
             if not unit.float_output:
                 self.integer.update(unit.outputs)
         for node in self.graph:
@@ -186,7 +210,7 @@ class _Planner:
 
     def _weighted(self) -> Iterator[tuple[ir.Node, Unit]]:
         for node in self.graph:
-            row = QUANTIZABLE.find(node.domain, node.op_type, self.opset)
+            row = self.table.find(node.domain, node.op_type, self.opset)
             if row is None or row.role is not Role.WEIGHTED or node not in self.selection:
                 continue
             offer: Unit | str = refusal(node, row) or self.declined.get(node, "")
@@ -211,6 +235,8 @@ class _Planner:
         """Join a weighted node with the bias Add and the activation after it."""
         x, bias, use = node.inputs[0], None, None
         assert x is not None
+        if self.target.inputs_only:
+            return Unit(node, row, (x,), (node.outputs[0],), float_output=True)
         if row.bias is not None and len(node.inputs) > row.bias:
             bias = node.inputs[row.bias]
             use = (node, row.bias) if bias is not None else None
@@ -244,30 +270,42 @@ class _Planner:
         high = bound(node, 2, "max", np.inf)
         if low is None or high is None or not low <= 0.0 <= high:
             return False
-        return not self.symmetric or low in {0.0, -high}
+        return not self.rules.symmetric or low in {0.0, -high}
 
     def _follower(self, node: ir.Node) -> Unit | None:
         """Offer a node without weight if integers flow in on every activation input."""
-        row = QUANTIZABLE.find(node.domain, node.op_type, self.opset)
-        if row is None or row.role is Role.WEIGHTED or node in self.declined:
-            return None
-        if node not in self.selection or not row.accepts(node):
+        row = self.table.find(node.domain, node.op_type, self.opset)
+        if row is None or not self._may_follow(node, row):
             return None
         positions = row.activations or tuple(range(len(node.inputs)))
         values = [node.inputs[i] if i < len(node.inputs) else None for i in positions]
         constants = tuple(i for i, v in zip(positions, values, strict=True) if usable_constant(v))
-        if constants and not row.constant_input:
-            return None
         inputs = tuple(
             v
             for i, v in zip(positions, values, strict=True)
             if v is not None and i not in constants
         )
-        if not inputs or len(inputs) + len(constants) < len(positions):
+        whole = len(inputs) + len(constants) == len(positions)
+        if not inputs or not whole or (constants and not row.constant_input):
             return None
         if any(v in self.unusable for v in inputs) or not self._reached(row, inputs):
             return None
+        if self.target.inputs_only:
+            return self._residual(node, row, inputs)
         return self._follower_unit(node, row, inputs, constants)
+
+    def _may_follow(self, node: ir.Node, row: QuantizableOp) -> bool:
+        chosen = node in self.selection and node not in self.declined
+        return chosen and row.role is not Role.WEIGHTED and row.accepts(node)
+
+    def _residual(
+        self, node: ir.Node, row: QuantizableOp, inputs: tuple[ir.Value, ...]
+    ) -> Unit | None:
+        """Let a sum read the operand that is on a grid anyway from there."""
+        known = tuple(value for value in inputs if value in self.available)
+        if not self.target.residual or len(inputs) != 2 or len(known) != 1:
+            return None
+        return Unit(node, row, known, (node.outputs[0],), float_output=True)
 
     def _reached(self, row: QuantizableOp, inputs: tuple[ir.Value, ...]) -> bool:
         """Tell whether integers flow in on every input.
@@ -275,7 +313,7 @@ class _Planner:
         Of two operands one is enough if it is integer anyway: rounding the other one costs less
         than going to float and back.
         """
-        if all(value in self.available for value in inputs):
+        if self.target.inputs_only or all(value in self.available for value in inputs):
             return True
         return row.activations == (0, 1) and any(value in self.integer for value in inputs)
 
@@ -297,6 +335,19 @@ class _Planner:
         return Unit(node, row, inputs, outputs, constants, None, None, absorbed)
 
 
+def _cut_off(unit: Unit) -> tuple[float, float] | None:
+    """Return where the activations that a unit absorbed cut off; None when it absorbed none."""
+    low, high = -np.inf, np.inf
+    for node in unit.absorbed:
+        if node.op_type == "Relu":
+            low = max(low, 0.0)
+            continue
+        low = max(low, bound(node, 1, "min", -np.inf) or 0.0)
+        end = bound(node, 2, "max", np.inf)
+        high = min(high, np.inf if end is None else end)
+    return (low, high) if unit.absorbed else None
+
+
 def _bias_refusal(unit: Unit) -> str:
     if unit.bias is None:
         return ""
@@ -312,17 +363,25 @@ def _bias_refusal(unit: Unit) -> str:
     return ""
 
 
-def _with_use(units: list[Unit]) -> list[Unit]:
+def _with_use(units: list[Unit], target: Target) -> list[Unit]:
     """Drop followers whose integers nobody reads, and let the others' readers decide on float."""
     read: set[ir.Value] = set()
     kept = []
     for unit in reversed(units):
         wanted = any(v in read for v in unit.outputs)
+        if target.everything and not wanted and _is_final(unit):
+            continue
         unit.integer_output = wanted or not unit.float_output
-        if unit.row.role is Role.WEIGHTED or unit.row.shrinks or wanted:
+        needed = unit.row.shrinks or unit.float_output or target.everything
+        if unit.row.role is Role.WEIGHTED or wanted or needed:
             read.update(unit.inputs)
             kept.append(unit)
     return kept[::-1]
+
+
+def _is_final(unit: Unit) -> bool:
+    """Tell whether the unit makes the shares that the model ends with: 8 bits are too few there."""
+    return g.is_op(unit.node, "Softmax", "LogSoftmax")
 
 
 def _elsewhere(model: ir.Model, selection: Selection, opset: int) -> Iterator[Skip]:

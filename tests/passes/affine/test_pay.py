@@ -97,18 +97,18 @@ def test_speed_max_quantizes_what_does_not_pay() -> None:
     assert not any("speed=max" in note for note in notes)
 
 
-def test_an_average_pool_before_float_stays_in_float() -> None:
-    """The integer AveragePool takes thirty times as long; the weighted nodes before it pay."""
+def test_an_average_pool_between_integers_stays_in_float() -> None:
+    """The integer AveragePool takes thirty times as long; the weighted nodes around it pay."""
     text = """g (float[1,32,28,28] x) => (float[1,32,28,28] y) {
         a = Conv <pads = [1, 1, 1, 1]> (x, w)
         b = Conv <pads = [1, 1, 1, 1]> (a, w)
         p = AveragePool <kernel_shape = [3, 3], pads = [1, 1, 1, 1]> (b)
-        y = Tanh (p)
+        y = Conv (p, w)
     }"""
     weight = np.random.default_rng(0).standard_normal((32, 32, 3, 3)).astype(np.float32) / 17
     model = model_from_text(text, opset=17, w=weight)
     plan = place(model, Selection())
-    assert [u.node.op_type for u in plan.units] == ["Conv", "Conv", "AveragePool"]
+    assert [u.node.op_type for u in plan.units] == ["Conv", "Conv", "AveragePool", "Conv"]
     context = context_for(model)
     declined = what_pays(context, model, lambda found: place(model, Selection(), declined=found))
     assert [node.op_type for node in declined] == ["AveragePool"]
