@@ -121,7 +121,11 @@ class Placement:
         for value, first in root.items():
             members.setdefault(first, []).append(value)
         fixed = {v for unit in self.units if unit.row.output_range for v in unit.outputs}
-        cuts = {v: _cut_off(unit) for unit in self.units for v in unit.outputs}
+        cuts: dict[ir.Value, tuple[float, float] | None] = {}
+        for unit in self.units:
+            inherited = {cuts.get(root[v]) for v in unit.inputs} if unit.row.joins else {None}
+            cut = inherited.pop() if len(inherited) == 1 else None
+            cuts.update(dict.fromkeys(unit.outputs, _cut_off(unit) or cut))
         for unit in reversed(self.units):
             if not (unit.row.joins and unit.integer_output):
                 continue
