@@ -380,7 +380,7 @@ class _Conversion:
         Raises:
             VerificationError: Always.
         """
-        from converter.pipeline.blame import blame
+        from converter.pipeline.blame import advice, blame
         from converter.report.report import FileFacts
 
         kept = self._write(model, samples) if self.order.output.keep else []
@@ -392,10 +392,7 @@ class _Conversion:
             f"the result misses its budget: {missed}" + (f". {culprit}" if culprit else ""),
             verdict=verdict,
             where=str(self.order.output.target or ""),
-            hint=f"the file was kept as {kept[0]}"
-            if kept
-            else "nothing was written; relax "
-            "the budget, or leave out or soften the pass; --keep writes the file all the same",
+            hint=advice(self.order.passes, verdict, kept),
         )
         self._update(verdict=verdict, target=FileFacts.of(model, kept))
         self._reproduce(original, error)

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converter.errors import ConverterError
@@ -14,9 +17,21 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from converter.core.context import Dataset, RunSettings
+    from converter.core.contract import Pass
     from converter.core.run import Run
     from converter.verification.verdict import Check, Verdict
 
+_QUALITY: Mapping[str, Callable[[float, float], float]] = {
+    "accuracy": lambda bound, found: max(0.0, 1.0 - bound) / max(1e-9, 1.0 - found),
+    "agreement": lambda bound, found: max(0.0, 1.0 - bound) / max(1e-9, 1.0 - found),
+    "flips": lambda bound, found: bound / max(1e-9, found),
+    "sqnr": lambda bound, found: 10 ** ((found - bound) / 10),
+    "cosine": lambda bound, found: (1.0 - bound) / max(1e-9, 1.0 - found),
+    "max_error": lambda bound, found: (bound / max(1e-9, found)) ** 2,
+    "max_rel_error": lambda bound, found: (bound / max(1e-9, found)) ** 2,
+}
+"""By which factor the power of the errors must fall from what was found to keep the bound."""
+_USUAL_DIVERGENCE = 0.01  # nats; about one row of a hundred then gets another class
 _PERFECT = {
     "sqnr": 300.0,  # decibels: no noise to speak of
     "cosine": 1.0,
@@ -59,6 +74,42 @@ def blame(
         f"pass {changed[worst][0]} cost most: {missed.metric} went from "
         f"{_words(missed, before)} to {_words(missed, after)}"
     )
+
+
+def advice(passes: Sequence[Pass], verdict: Verdict, kept: Sequence[Path]) -> str:
+    """Return what to do about a missed budget, with the words to use where a pass has them."""
+    written = f"the file was kept as {kept[0]}" if kept else "nothing was written"
+    quality = any(not check.passed and check.metric in _QUALITY for check in verdict.checks)
+    able = next((p for p in passes if getattr(p, "max_loss", 0.0) is None), None)
+    if quality and able is not None:
+        loss = _suggested(verdict)
+        return (
+            f"{written}; {able.name}:max_loss={loss:.2g} leaves as few layers in float as keep the "
+            "loss within that (smaller: more layers), and convert sensitivity ranks them"
+        )
+    if kept:
+        return written
+    return (
+        f"{written}; relax the budget, or leave out or soften the pass; --keep writes the file "
+        "all the same"
+    )
+
+
+def _suggested(verdict: Verdict) -> float:
+    """Return a loss to ask for: such that the errors fall to what was allowed.
+
+    Of class scores the loss is a divergence, which a verdict does not hold: a usual one is given.
+    """
+    if verdict.scores:
+        return _USUAL_DIVERGENCE
+    worst = 1.0
+    for check in verdict.checks:
+        if check.passed or check.measured is None or check.metric not in _QUALITY:
+            continue
+        bound = Budget.parse(check.limit).limits[0].value
+        worst = min(worst, _QUALITY[check.metric](bound, check.measured))
+    known = [1.0 - o.cosine for o in verdict.outputs if not o.random and math.isfinite(o.cosine)]
+    return max(1e-6, worst * max(known, default=1.0))
 
 
 def _start(check: Check) -> float:

@@ -147,10 +147,10 @@ def integer_title(report: Data) -> str:
 
 
 def _float_words(left: Sequence[Data]) -> list[str]:
-    """Say per reason how many layers were left in float, with examples."""
+    """Say per kind of reason how many layers were left in float, with examples."""
     groups: dict[str, list[str]] = {}
     for layer in left:
-        groups.setdefault(layer["reason"], []).append(layer["name"])
+        groups.setdefault(layer["reason"].partition(":")[0], []).append(layer["name"])
     ranked = sorted(groups.items(), key=lambda item: -len(item[1]))
     return [
         f"{len(names)} ({', '.join(names[:2])}{', ...' if len(names) > 2 else ''})"
