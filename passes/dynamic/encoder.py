@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 _ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 _AFTER_SOFTMAX = ("Cast", "Dropout", "Identity", "Mul", "Where", "Reshape", "Transpose")
 _DEPTH = 6
+NORMALIZATION_OPSET = 17
+"""First opset with LayerNormalization."""
 _TRIALS = 8
 """Batches that decide whether smoothing pays."""
 
@@ -112,8 +114,10 @@ def quantize_parts(
     """
     if not better_dynamic(model, selection, everything=everything):
         return Parts()
+    joined = _join_normalizations(model, context) if everything else ()
     plain = model.clone()
     parts = _write(plain, better_dynamic(plain, selection, everything=everything))
+    parts.notes = (*joined, *parts.notes)
     smoothed, note = _smoothed(model, selection, context, everything=everything)
     if smoothed is None:
         take_over(model, plain)
@@ -123,7 +127,7 @@ def quantize_parts(
     if errors[1] < errors[0]:
         take_over(model, smoothed)
         note += f"; output error falls from {errors[0]:.2%} to {errors[1]:.2%} of the signal"
-        more.notes += (note,)
+        more.notes = (*joined, *more.notes, note)
         return more
     parts.notes += (
         f"smoothing was left out: output error {errors[1]:.2%} of the signal instead of "
@@ -131,6 +135,34 @@ def quantize_parts(
     )
     take_over(model, plain)
     return parts
+
+
+def _join_normalizations(model: ir.Model, context: Context) -> tuple[str, ...]:
+    """Raise the opset where normalizations are written as arithmetic: one operator can be smoothed.
+
+    Returns:
+        What was done, for the report; nothing where the model stays as it is.
+    """
+    from passes.affine.opset import raise_opset
+    from passes.fuse import Fuse
+
+    before = g.opset(model)
+    if context.keep_opset or context.dataset is None or not 0 < before < NORMALIZATION_OPSET:
+        return ()
+    if not any(g.is_op(node, "ReduceMean") for node in model.graph) or not has_attention(model):
+        return ()
+    draft = model.clone()
+    if raise_opset(draft, context, NORMALIZATION_OPSET):
+        return ()
+    Fuse().apply(draft, context)
+    joined = sum(1 for node in draft.graph if g.is_op(node, "LayerNormalization"))
+    if not joined:
+        return ()
+    take_over(model, draft)
+    return (
+        f"opset {before} was raised to {NORMALIZATION_OPSET}, in which each of {joined} "
+        "normalizations is one operator",
+    )
 
 
 def _smoothed(

@@ -134,6 +134,43 @@ def test_excluded_products_stay_in_float() -> None:
     assert support.op_types(model).count("MatMulInteger") == 5
 
 
+def test_normalizations_written_as_arithmetic_become_one_operator_first() -> None:
+    model = support.model_from_text(
+        """g (float[2,5,64] x) => (float[2,5,64] y) {
+            m = ReduceMean <axes = [-1]> (x)
+            c = Sub (x, m)
+            q = Mul (c, c)
+            v = ReduceMean <axes = [-1]> (q)
+            e = Add (v, eps)
+            s = Sqrt (e)
+            d = Div (c, s)
+            g = Mul (d, scale)
+            n = Add (g, shift)
+            a = MatMul (n, w)
+            t = Transpose <perm = [0, 2, 1]> (a)
+            l = MatMul (a, t)
+            p = Softmax <axis = -1> (l)
+            o = MatMul (p, a)
+            y = Add (o, n)
+        }""",
+        opset=14,
+        eps=np.float32(1e-5),
+        scale=np.where(np.arange(WIDTH) == 3, 50, 1).astype(np.float32),
+        shift=weights(WIDTH),
+        w=weights(WIDTH, WIDTH),
+    )
+    before, kept = model.clone(), model.clone()
+    outcome = quantize(model)
+    assert support.op_types(model).count("LayerNormalization") == 2
+    assert any("raised to 17" in note for note in outcome.notes)
+    context = context_for(kept)
+    context.keep_opset = True
+    Quantize().apply(kept, context)
+    assert "LayerNormalization" not in support.op_types(kept)
+    samples = [dict(batch.inputs) for batch in context.dataset or ()]
+    assert sqnr(before, model, samples) > sqnr(before, kept, samples) + 3
+
+
 def test_same_bytes_twice() -> None:
     model = encoder(wide=40.0)
     twin = model.clone()
