@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
-import numpy as np
-
 from converter.core import graph as g
 from converter.core.contract import Need, Outcome, Pass, Skip
 from converter.core.params import Param
 from converter.core.select import Selection
-from passes.bias.fit import Move, Plan, best, correct, error_of, replay
+from passes.bias.fit import Move, Plan, best, correct, distance, replay
 from passes.bias.measure import Samples, measure, of_original
 from passes.bias.stations import Station, stations
 
@@ -123,17 +121,13 @@ class _Correction:
         for plan in plans:
             trial = self.model.clone()
             tried[plan] = correct(trial, self._find, means, learn, plan)
-            errors.append((plan, error_of(expected, measure(trial, (), judge))))
+            errors.append((plan, distance(expected, measure(trial, (), judge))))
         chosen = best(errors, worth=_WORTH)
-        figures = ", ".join(f"{plan.label}: {_decibels(error)}" for plan, error in errors)
+        figures = ", ".join(f"{plan.label}: {far}" for plan, far in errors)
         return replay(self.model, self._find, tried[chosen]), (
-            f"corrected {chosen.label}; signal to error of the outputs on {len(judge.rows)} runs "
-            f"that were held out: {figures}"
+            f"corrected {chosen.label}; {errors[0][1].measure} of the outputs on "
+            f"{len(judge.rows)} runs that were held out: {figures}"
         )
 
     def _find(self, model: ir.Model) -> list[Station]:
         return stations(model, self.original, self.selection)[0]
-
-
-def _decibels(error: float) -> str:
-    return f"{-10 * np.log10(error):.1f} dB" if 0.0 < error < np.inf else "not finite"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,13 @@ def run(
     model: ir.Model | onnx.ModelProto | Path | str, feed: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
     """Run with onnxruntime, optimizations off; returns outputs by name."""
+    return run_all(model, [feed])[0]
+
+
+def run_all(
+    model: ir.Model | onnx.ModelProto | Path | str, feeds: Iterable[Mapping[str, Any]]
+) -> list[dict[str, np.ndarray]]:
+    """Run once per feed, in one session."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
@@ -41,7 +48,7 @@ def run(
     source = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
     session = ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     names = [o.name for o in session.get_outputs()]
-    return dict(zip(names, session.run(names, dict(feed)), strict=True))
+    return [dict(zip(names, session.run(names, dict(feed)), strict=True)) for feed in feeds]
 
 
 def assert_same_outputs(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.core import graph as g
+from converter.measure.damage import DamageMeter
 from passes.bias.measure import Means, Samples, measure
 from passes.bias.stations import Station
 from passes.equalization.layers import scale_weight
@@ -114,7 +115,38 @@ def replay(model: ir.Model, find: Find, moves: Sequence[Move]) -> int:
     return len(changed)
 
 
-def error_of(original: Means, now: Means) -> float:
+@dataclass(frozen=True)
+class Distance:
+    """How far the outputs of two models are apart.
+
+    Attributes:
+        figure: Zero for equal outputs, infinite for broken ones.
+        measure: What it is.
+    """
+
+    figure: float
+    measure: str
+
+    def __str__(self) -> str:
+        """Write it as people do: errors in decibels below the signal."""
+        if self.measure == "KL":
+            return f"{self.figure:.4g}"
+        within = 0.0 < self.figure < np.inf
+        return f"{-10 * np.log10(self.figure):.1f} dB" if within else "not finite"
+
+
+def distance(original: Means, now: Means) -> Distance:
+    """Compare outputs: class scores by their divergence, others by their squared error."""
+    meter = DamageMeter()
+    for before, after in zip(original.outputs, now.outputs, strict=True):
+        meter.update(before, after)
+    damage = meter.result()
+    if damage.measure == "KL":
+        return Distance(damage.loss if np.isfinite(damage.loss) else np.inf, "KL")
+    return Distance(_squared_error(original, now), "signal to error")
+
+
+def _squared_error(original: Means, now: Means) -> float:
     """Return the squared error of all outputs, each relative to its squares, summed."""
     total = 0.0
     for name in original.outputs[0]:
@@ -185,10 +217,10 @@ def _variance(means: Array, squares: Array) -> Array:
     return np.asarray(squares.mean(axis=0) - np.square(means.mean(axis=0)))
 
 
-def best(candidates: Sequence[tuple[Plan, float]], *, worth: float) -> Plan:
+def best(candidates: Sequence[tuple[Plan, Distance]], *, worth: float) -> Plan:
     """Return the plan with the least error; a later one must gain at least a share."""
     chosen = candidates[0]
-    for plan, error in candidates[1:]:
-        if error < chosen[1] * (1.0 - worth):
-            chosen = (plan, error)
+    for plan, far in candidates[1:]:
+        if far.figure < chosen[1].figure * (1.0 - worth):
+            chosen = (plan, far)
     return chosen[0]

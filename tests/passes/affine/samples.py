@@ -36,7 +36,7 @@ class InProcess:
     def run(
         self, model: ir.Model, feeds: Iterable[Any], outputs: Sequence[str] | None = None
     ) -> list[dict[str, np.ndarray]]:
-        return [support.run(model, feed) for feed in feeds]
+        return support.run_all(model, feeds)
 
     def collect(self, model: ir.Model, requests: Sequence[Any], dataset: Any) -> Any:
         return collect(model, requests, dataset, settings=RunSettings())
