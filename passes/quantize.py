@@ -163,6 +163,10 @@ class Quantize(Pass):
         if not options.open and options.plain:
             return ranges.numbers(plan), ()
         reason = unfit(ranges.context.dataset, ranges.model)
+        if self._rules.target.inputs_only:
+            reason = (
+                f"the others are made for operators fused as onnxruntime does, not {self.target}"
+            )
         if reason:
             return ranges.numbers(plan), (f"plain ranges and rounding: {reason}",)
         tuner = Tuner(

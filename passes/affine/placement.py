@@ -375,7 +375,7 @@ def _with_use(units: list[Unit], target: Target) -> list[Unit]:
         wanted = any(v in read for v in unit.outputs)
         if target.everything and not wanted and _is_final(unit):
             continue
-        unit.integer_output = wanted or not unit.float_output
+        unit.integer_output = wanted or not unit.float_output or target.everything
         needed = unit.row.shrinks or unit.float_output or target.everything
         if unit.row.role is Role.WEIGHTED or wanted or needed:
             read.update(unit.inputs)

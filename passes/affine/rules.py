@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from converter.ops.targets import FUSED_TYPES, ORT_CPU, Target
+from converter.errors import ParameterError
+from converter.ops.targets import FUSED_TYPES, ORT_CPU, TARGETS, Target
 from passes.affine.grid import (
     INT8_SYMMETRIC,
     UINT8,
@@ -16,9 +17,12 @@ from passes.affine.grid import (
     centred,
     symmetric,
 )
+from passes.affine.opset import PER_CHANNEL_OPSET, PER_TENSOR_OPSET
 
 INT16_OPSET = 21
 """First opset whose QuantizeLinear knows 16-bit integers."""
+
+_WIDE = ("uint16", "int16")
 
 ACTIVATIONS: dict[str, IntegerRange] = {
     "uint8": UINT8,
@@ -61,9 +65,19 @@ class Rules:
         return IntegerRange(-found.high, found.high, found.dtype)
 
     @property
+    def opset_needed(self) -> int:
+        """The opset that all numbers can be written in."""
+        return INT16_OPSET if self.kind in _WIDE else PER_CHANNEL_OPSET
+
+    @property
+    def opset_lowest(self) -> int:
+        """The opset below which nothing can be written."""
+        return INT16_OPSET if self.kind in _WIDE else PER_TENSOR_OPSET
+
+    @property
     def priced(self) -> bool:
         """The measured costs of operators hold."""
-        return self.target.priced and self.kind in FUSED_TYPES
+        return self.target.priced and self.kind == "uint8"
 
     def grid(self, low: float, high: float) -> Grid:
         """Return the grid of a range.
@@ -90,10 +104,33 @@ class Rules:
             )
         elif self.kind == "int8":
             found.append(
-                "int8 activations run on the same kernels as uint8 here; on processors without "
-                "VNNI or dot products uint8 is faster"
+                "int8 activations are slower than uint8 on x86 processors, where convolutions with "
+                "them can be slower than in float"
             )
         return tuple(found)
 
 
 PLAIN = Rules()
+
+
+def rules_of(target: str, activations: str, *, symmetric: bool) -> Rules:
+    """Return the rules that a user asked for.
+
+    Args:
+        target: Key of :data:`converter.ops.targets.TARGETS`.
+        activations: A type, or "auto" for the target's own.
+        symmetric: As of :class:`Rules`.
+
+    Raises:
+        ParameterError: The target has no such activations.
+    """
+    row = TARGETS[target]
+    if activations in {"auto", *row.activations}:
+        kind = "" if activations == "auto" else activations
+        return Rules(row, symmetric, activations=kind)
+    raise ParameterError(
+        f"{row.label} takes no {activations} activations",
+        where=f"target={target},activations={activations}",
+        allowed=", ".join(row.activations),
+        hint="leave activations= out to get what the target likes best",
+    )
