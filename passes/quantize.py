@@ -18,7 +18,7 @@ from passes.affine.pay import slower_note
 from passes.affine.placement import Placement, place
 from passes.affine.qoperator import write_operators
 from passes.affine.rules import Rules, rules_of
-from passes.dynamic.encoder import quantize_parts
+from passes.dynamic.encoder import Parts, Wish, quantize_parts
 from passes.quantize_weights import QuantizeWeights
 from passes.tuning.decide import Options, decide, unfit
 from passes.tuning.spare import Memory, within
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from converter.core.context import Context
+
+
+_INT4_OPSET = 21
+_AUTO_PERCENTILE = 99.999
+"""Of what method=auto tries; keeping less than this hurts more models than it helps."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,10 @@ class Quantize(Pass):
         bool | None,
         Param("biases make up for what rounding does to the means; default: with method=auto"),
     ] = None
+    weights: Annotated[
+        Literal["int8", "int4"],
+        Param("int4: half the size; layers that suffer most keep 8 bits"),
+    ] = "int8"
     activations: Annotated[
         Literal["auto", "uint8", "int8", "uint16", "int16", "none"],
         Param("integers of activations; auto: what the target likes best; none: weights only"),
@@ -124,7 +133,7 @@ class Quantize(Pass):
         if g.opset(model) < self._rules.opset_lowest:
             skipped += _too_old(model, selection, "; ".join(notes))
             return Outcome(modified=False, skipped=tuple(skipped), notes=notes)
-        parts = quantize_parts(model, selection, context, everything=self._dynamic())
+        parts = self._dynamic_parts(model, selection, context, memory)
         ranges = Observed(model, selection, context, self._choice())
         plan = ranges.plan()
         skipped += plan.skipped
@@ -151,11 +160,19 @@ class Quantize(Pass):
         counts = {**parts.counts, **writer.counts}
         return Outcome(modified=True, counts=counts, skipped=tuple(skipped), notes=notes)
 
-    def _dynamic(self) -> bool:
-        """Tell whether transformers take their ranges at run time."""
-        return self.transformers == "dynamic" or (
-            self.transformers == "auto" and self.method == type(self).method
-        )
+    def _dynamic_parts(
+        self, model: ir.Model, selection: Selection, context: Context, memory: Memory
+    ) -> Parts:
+        """Write what is better off with ranges found at run time, where the target can do that."""
+        if self.target != type(self).target or self.activations not in {"auto", "uint8"}:
+            said = "ranges are static: dynamic ones are uint8, and for ort-cpu"
+            return Parts(notes=(said,) if self.transformers == "dynamic" else ())
+        named = self.method != type(self).method
+        everything = self.transformers == "dynamic" or (self.transformers == "auto" and not named)
+        wish = Wish(selection, everything, self.per_channel, memory.smoothed)
+        parts = quantize_parts(model, context, wish)
+        memory.smoothed = parts.smoothed if memory.smoothed is None else memory.smoothed
+        return parts
 
     def _numbers(self, ranges: Observed, plan: Placement) -> tuple[Numbers, tuple[str, ...]]:
         """Choose all numbers, by trying where that was asked for."""
@@ -176,7 +193,8 @@ class Quantize(Pass):
             ranges.context,
             per_channel=ranges.per_channel,
         )
-        return decide(tuner, lambda method: ranges.grids(plan, method), options)
+        share = _AUTO_PERCENTILE if self.method == "auto" else self.percentile
+        return decide(tuner, lambda method: ranges.grids(plan, method, share), options)
 
     def _choice(self) -> Choice:
         """Return what will be asked of the calibration data."""
@@ -207,9 +225,10 @@ class Quantize(Pass):
         rounding = self.rounding or ("auto" if auto else "nearest")
         correct = auto if self.correct_bias is None else self.correct_bias
         return Options(
-            ranges=("minmax",) if auto else (self.method,),
+            ranges=("minmax", "mse", "percentile") if auto else (self.method,),
             roundings=("nearest", "gptq") if rounding == "auto" else (rounding,),
             corrections=("none", "float", "student") if correct else ("none",),
+            bits=4 if self.weights == "int4" else 8,
         )
 
     def _raise_opset(
@@ -217,18 +236,19 @@ class Quantize(Pass):
     ) -> tuple[bool, tuple[str, ...]]:
         """Raise an opset that is too old, if there is anything to quantize at all."""
         before, rules = g.opset(model), self._rules
-        needed = rules.opset_needed if self.per_channel else rules.opset_lowest
+        aim = max(rules.opset_needed, _INT4_OPSET if self.weights == "int4" else 0)
+        needed = aim if self.per_channel or self.weights == "int4" else rules.opset_lowest
         if not 0 < before < needed:
             return False, ()
-        if not place(model, selection, rules=replace(rules, opset=rules.opset_needed)).units:
+        if not place(model, selection, rules=replace(rules, opset=aim)).units:
             return False, ()
         if context.keep_opset:
             return False, (f"opset {before} was to be kept",)
-        reason = raise_opset(model, context, rules.opset_needed)
+        reason = raise_opset(model, context, aim)
         if reason:
             return False, (f"opset {before} stays: {reason}",)
-        cause = "int8 weights" if rules.opset_needed == PER_CHANNEL_OPSET else "16-bit integers"
-        return True, (f"opset {before} was raised to {rules.opset_needed} for {cause}",)
+        cause = {PER_CHANNEL_OPSET: "int8 weights"}.get(aim, "16-bit or 4-bit integers")
+        return True, (f"opset {before} was raised to {aim} for {cause}",)
 
 
 def _too_old(model: ir.Model, selection: Selection, reason: str) -> Iterator[Skip]:

@@ -8,13 +8,14 @@ read a normalization or GELU, and recurrent layers are computed on dynamic range
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.core import graph as g
+from converter.core.select import Selection
 from passes.affine.eligible import after_gelu
 from passes.dynamic.plan import Plan, plan
 from passes.dynamic.residual import keep_apart
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from converter.core.context import Context
-    from converter.core.contract import Skip
-    from converter.core.select import Selection
 
 _ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 _AFTER_SOFTMAX = ("Cast", "Dropout", "Identity", "Mul", "Where", "Reshape", "Transpose")
@@ -39,33 +38,44 @@ _TRIALS = 8
 """Batches that decide whether smoothing pays."""
 
 
+@dataclass(frozen=True)
+class Wish:
+    """What is left to dynamic ranges.
+
+    Attributes:
+        selection: Nodes that may be chosen.
+        everything: Leave transformers to dynamic ranges altogether; else only products after GELU,
+            whose range no static grid of 8 bits holds.
+        per_channel: One scale per output channel of a weight.
+        smoothing: Smooth, or not; None: where samples say that it is closer to float.
+    """
+
+    selection: Selection = field(default_factory=Selection)
+    everything: bool = True
+    per_channel: bool = True
+    smoothing: bool | None = None
+
+
 @dataclass
 class Parts:
     """What was done to a model.
 
     Attributes:
         counts: By kind.
-        skipped: What was eligible and stays in float.
         notes: Sentences for the report.
+        smoothed: Whether smoothing was kept; None: there was nothing to smooth.
     """
 
     counts: dict[str, float] = field(default_factory=dict)
-    skipped: list[Skip] = field(default_factory=list)
     notes: tuple[str, ...] = ()
+    smoothed: bool | None = None
 
 
-def better_dynamic(model: ir.Model, selection: Selection, *, everything: bool = True) -> Plan:
-    """Return the part of a dynamic plan that is better than static ranges.
-
-    Args:
-        model: Left as it is.
-        selection: Nodes that may be chosen.
-        everything: Leave transformers to dynamic ranges altogether; else only products after GELU,
-            whose range no static grid of 8 bits holds.
-    """
-    found = plan(model, selection)
+def better_dynamic(model: ir.Model, wish: Wish) -> Plan:
+    """Return the part of a dynamic plan that is better than static ranges; changes nothing."""
+    found = plan(model, wish.selection)
     found.skipped.clear()  # the static plan says what stays in float
-    if not everything:
+    if not wish.everything:
         found.products = [p for p in found.products if after_gelu(p.x)]
         found.lookups, found.layers = [], []
     elif not has_attention(model):
@@ -98,42 +108,35 @@ def _normalized(value: ir.Value) -> bool:
     return node is not None and node.op_type in NORMALIZATIONS
 
 
-def quantize_parts(
-    model: ir.Model, selection: Selection, context: Context, *, everything: bool
-) -> Parts:
+def quantize_parts(model: ir.Model, context: Context, wish: Wish) -> Parts:
     """Write what is better dynamic, smoothed where samples say that this is closer to float.
 
     Args:
         model: Changed in place.
-        selection: Nodes that may be chosen.
         context: Has calibration data.
-        everything: See :func:`better_dynamic`.
+        wish: What may be done.
 
     Raises:
         ConverterError: The model cannot be run on the calibration data.
     """
-    if not better_dynamic(model, selection, everything=everything):
+    if not better_dynamic(model, wish):
         return Parts()
-    joined = _join_normalizations(model, context) if everything else ()
-    plain = model.clone()
-    parts = _write(plain, better_dynamic(plain, selection, everything=everything))
-    parts.notes = (*joined, *parts.notes)
-    smoothed, note = _smoothed(model, selection, context, everything=everything)
-    if smoothed is None:
-        take_over(model, plain)
-        return parts
-    more = _write(smoothed, better_dynamic(smoothed, selection, everything=everything))
-    errors = _errors(model, (plain, smoothed), context)
-    if errors[1] < errors[0]:
-        take_over(model, smoothed)
-        note += f"; output error falls from {errors[0]:.2%} to {errors[1]:.2%} of the signal"
-        more.notes = (*joined, *more.notes, note)
-        return more
-    parts.notes += (
-        f"smoothing was left out: output error {errors[1]:.2%} of the signal instead of "
-        f"{errors[0]:.2%}",
-    )
+    joined = _join_normalizations(model, context) if wish.everything else ()
+    plain, (smoothed, note) = model.clone(), _smoothed(model, context, wish)
+    parts = _write(plain, wish)
+    if smoothed is not None:
+        better = _write(smoothed, wish)
+        errors = _errors(model, (plain, smoothed), context) if wish.smoothing is None else (1, 0)
+        parts.smoothed = errors[1] < errors[0]
+        if parts.smoothed:
+            plain, parts = smoothed, replace(better, smoothed=True)
+        else:
+            note = "smoothing was left out"
+        if wish.smoothing is None:
+            note += f"; output error {errors[0]:.2%} of the signal without, {errors[1]:.2%} with it"
+        parts.notes += (note,)
     take_over(model, plain)
+    parts.notes = (*joined, *parts.notes)
     return parts
 
 
@@ -165,15 +168,12 @@ def _join_normalizations(model: ir.Model, context: Context) -> tuple[str, ...]:
     )
 
 
-def _smoothed(
-    model: ir.Model, selection: Selection, context: Context, *, everything: bool
-) -> tuple[ir.Model | None, str]:
+def _smoothed(model: ir.Model, context: Context, wish: Wish) -> tuple[ir.Model | None, str]:
     """Return a smoothed copy of the float model, or None where nothing could be gained."""
-    if context.dataset is None:
+    if context.dataset is None or wish.smoothing is False:
         return None, ""
     draft = model.clone()
-    nodes = {p.node for p in better_dynamic(draft, selection, everything=everything).products}
-    sites, _ = find(draft, nodes)
+    sites, _ = find(draft, {product.node for product in better_dynamic(draft, wish).products})
     counts, _, notes = smooth(draft, sites, context, None)
     if not counts:
         return None, ""
@@ -181,21 +181,19 @@ def _smoothed(
     return draft, f"{count} activations were smoothed: {'; '.join(notes)}"
 
 
-def _write(model: ir.Model, found: Plan) -> Parts:
-    writer = Writer(model)
+def _write(model: ir.Model, wish: Wish) -> Parts:
+    found = better_dynamic(model, wish)
+    writer = Writer(model, per_channel=wish.per_channel)
     writer.write(found)
     counts = {f"{name}_dynamically": count for name, count in writer.counts.items()}
     if found.products:
         counts["sums_kept_apart"] = keep_apart(model)
-    kinds = {
-        "matrix products": len(found.products),
-        "recurrent layers": len(found.layers),
-    }
+    kinds = {"matrix products": len(found.products), "recurrent layers": len(found.layers)}
     named = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
     notes: tuple[str, ...] = ()
     if named:
         notes = (f"{named} take their ranges at run time, where static ones lose more",)
-    return Parts({k: v for k, v in counts.items() if v}, [], notes)
+    return Parts({name: count for name, count in counts.items() if count}, notes)
 
 
 def _errors(model: ir.Model, others: tuple[ir.Model, ...], context: Context) -> tuple[float, ...]:

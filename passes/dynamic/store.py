@@ -5,21 +5,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from converter.core import graph as g
 from passes.affine.grid import Array
 
 
-def constant(names: g.Names, like: ir.Value, name: str, array: Array) -> ir.Value:
+def constant(
+    names: g.Names, like: ir.Value, name: str, data: Array | ir.TensorProtocol
+) -> ir.Value:
     """Store an array where the constant ``like`` lies; a function has no initializers."""
-    tensor = ir.Tensor(array)
+    tensor = ir.Tensor(data) if isinstance(data, np.ndarray) else data
     producer = like.producer()
     if producer is None:
         assert like.graph is not None
         return g.add_initializer(like.graph, names.fresh(name), tensor)
     value = ir.Value(
-        name=names.fresh(name), type=ir.TensorType(tensor.dtype), shape=ir.Shape(array.shape)
+        name=names.fresh(name),
+        type=ir.TensorType(tensor.dtype),
+        shape=ir.Shape(tensor.shape.numpy()),
     )
     made = ir.Node(
         "",

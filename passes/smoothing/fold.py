@@ -14,10 +14,12 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.core import graph as g
+from converter.core.tensors import MappedTensor
 from passes.affine.grid import Array
 from passes.dynamic.store import constant, drop_unused
 
 _DEPTH = 12
+_SUFFIX = "_smoothed"
 _PASSING = ("Relu", "LeakyRelu", "Identity")
 _SHAPING = ("Erf", "Sigmoid", "Tanh", "Softplus", "Add", "Sub", "Mul", "Div")
 NORMALIZATIONS = ("LayerNormalization", "RMSNormalization", "SimplifiedLayerNormalization")
@@ -222,16 +224,35 @@ def twin_of(node: ir.Node, names: g.Names) -> ir.Node:
 def fold(edit: Edit, factors: Array, names: g.Names) -> None:
     """Multiply a constant by the factors, or divide it; others that read it keep the old one."""
     value = edit.node.inputs[edit.position]
-    array = g.constant_array(value)
-    assert array is not None
+    tensor = g.constant(value)
+    assert tensor is not None
     assert value is not None
     scale = factors if edit.power > 0 else 1.0 / factors
-    if array.ndim > 1 and edit.axis != -1:
-        scale = scale[:, None]
-    made = np.asarray(array.astype(np.float64) * scale, np.float32)
+    _rename(edit.node.outputs[0], names)
+    if tensor.size == 1:
+        made: ir.TensorProtocol = ir.Tensor(np.asarray(tensor.numpy() * scale, np.float32))
+    else:
+        made = _scaled(tensor, scale, edit.axis)
     if value.is_initializer() and len(tuple(value.uses())) == 1:
         g.set_constant(value, made)
         return
     new = constant(names, value, f"{value.name}_smoothed", made)
     edit.node.replace_input_with(edit.position, new)
     drop_unused([value])
+
+
+def _rename(value: ir.Value, names: g.Names) -> None:
+    """Name a value that holds other numbers now: nobody compares it with what had its name."""
+    if value.name and not value.name.endswith(_SUFFIX) and not value.is_graph_output():
+        value.name = names.fresh(value.name + _SUFFIX)
+
+
+def _scaled(tensor: ir.TensorProtocol, scale: Array, axis: int) -> ir.TensorProtocol:
+    """Return a constant times a factor per channel, computed when it is read."""
+    inner = 1 if axis == -1 else int(tensor.shape.numpy()[-1])
+
+    def rescale(chunk: Array, start: int) -> Array:
+        channels = np.arange(start, start + chunk.size) // inner % scale.size
+        return np.asarray(chunk * scale[channels], np.float32)
+
+    return MappedTensor(tensor, rescale)

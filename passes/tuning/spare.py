@@ -39,10 +39,12 @@ class Memory:
     Attributes:
         numbers: Of all layers; None before the first run.
         notes: On how they were chosen.
+        smoothed: Whether smoothing brought transformers closer to float; None: not known.
     """
 
     numbers: Numbers | None = None
     notes: tuple[str, ...] = ()
+    smoothed: bool | None = None
 
     def recall(self, plain: Numbers) -> Numbers:
         """Return what was chosen, and plain numbers for what only this set of layers needs."""

@@ -13,8 +13,7 @@ import support
 from fusion import optimised_ops
 
 from converter.core.contract import Outcome
-from converter.core.select import Selection
-from passes.dynamic.encoder import better_dynamic, has_attention
+from passes.dynamic.encoder import Wish, better_dynamic, has_attention
 from passes.quantize import Quantize
 
 sys.path.insert(0, str(Path(__file__).parent / "affine"))
@@ -222,4 +221,4 @@ def test_classifiers_of_convolutional_models_stay_static() -> None:
         v=weights(600, 512),
         b=weights(600),
     )
-    assert not better_dynamic(model, Selection())
+    assert not better_dynamic(model, Wish())
