@@ -60,6 +60,7 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
     time_limit: float | None = None,
     custom_op_library: PathLike | None = None,
     example: Any = None,
+    calibration_cache: PathLike | None = None,
     progress: Progress | None = None,
     observers: Sequence[Observer] = (),
 ) -> Artifact:
@@ -100,6 +101,8 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
         custom_op_library: Shared library with custom operators.
         example: Example inputs of a PyTorch module: a tensor or array, a tuple of arguments, a dict
             of keyword arguments, or an npz file.
+        calibration_cache: File with statistics of the calibration data, written and used again
+            for the same model and data.
         progress: Receives the advance of long work.
         observers: Called around every pass.
 
@@ -149,6 +152,7 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
         time_limit=time_limit,
         explain=(explain,) if isinstance(explain, str) else tuple(explain),
         example=example,
+        calibration_cache=_path(calibration_cache),
     )
     return execute(order, progress=progress, observers=observers)
 

@@ -27,6 +27,7 @@ from converter.pipeline.services import LocalServices
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from converter.calibration.store import Store
     from converter.core.run import Run
     from converter.report.report import Report
     from converter.verification.budget import Budget
@@ -161,9 +162,10 @@ class _Conversion:
 
     def _run_passes(self, original: ir.Model, data: Dataset | None, samples: Dataset | None) -> Run:
         order = self.order
+        store = self._statistics()
         context = Context(
             dataset=data,
-            services=LocalServices(self.settings, self.progress),
+            services=LocalServices(self.settings, self.progress, store),
             settings=self.settings,
             seed=order.seed,
             keep_opset=order.checks.keep_opset,
@@ -183,9 +185,19 @@ class _Conversion:
         except ConverterError as error:
             self._reproduce(original, error)
             raise
-        self._update(steps=run.steps)
+        assert self.report is not None
+        self._update(steps=run.steps, notes=(*self.report.notes, *store.notes))
         self._explain(original, run)
         return run
+
+    def _statistics(self) -> Store:
+        """Open the cache of calibration statistics, or one that lasts for this conversion."""
+        from importlib.metadata import version
+
+        from converter.calibration.store import Store
+
+        runtime = f"onnxruntime {version('onnxruntime')}, {self.settings.threads} threads"
+        return Store(self.order.calibration_cache, runtime)
 
     def _explain(self, original: ir.Model, run: Run) -> None:
         if not self.order.explain:

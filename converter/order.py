@@ -107,6 +107,7 @@ class Order:
     time_limit: float | None = None
     explain: tuple[str, ...] = ()
     example: Any = None
+    calibration_cache: Path | None = None
 
     def recipe(self) -> Recipe:
         """Return all of the order that a recipe can hold, for reports and for running it again."""
@@ -149,6 +150,8 @@ def check_target(order: Order) -> None:
     if output.target is not None:
         given = source if isinstance(source, str | Path) else None
         check_output(output.target, source=given, in_place=output.in_place, layout=output.layout)
+    if order.calibration_cache is not None:
+        check_path(order.calibration_cache)
     if output.report is None:
         return
     check_path(output.report)

@@ -130,6 +130,14 @@ Image = Annotated[
         rich_help_panel=_DATA,
     ),
 ]
+CalibrationCache = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Keep statistics of the samples here, for the next run on the same model and data.",
+        rich_help_panel=_DATA,
+    ),
+]
 Budgets = Annotated[
     list[str] | None,
     typer.Option(

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     import onnx_ir as ir
 
+    from converter.calibration.store import Store
     from converter.core.context import Arrays, Dataset, RunSettings
 
 
@@ -21,6 +22,7 @@ class LocalServices:
 
     settings: RunSettings
     progress: Progress = field(default_factory=Silent)
+    store: Store | None = None
 
     def run(
         self, model: ir.Model, feeds: Iterable[Arrays], outputs: Sequence[str] | None = None
@@ -33,7 +35,15 @@ class LocalServices:
     def collect(
         self, model: ir.Model, requests: Sequence[Any], dataset: Dataset
     ) -> Mapping[Any, Any]:
-        """Collect statistics of values of ``model`` over ``dataset``."""
+        """Collect statistics of values of ``model`` over ``dataset``, unless they are known."""
         from converter.calibration.collect import collect
+        from converter.calibration.store import Store
 
-        return collect(model, requests, dataset, settings=self.settings, progress=self.progress)
+        self.store = self.store or Store()
+        known = self.store.known(model, dataset, requests)
+        missing = [request for request in requests if request not in known]
+        if missing:
+            found = collect(model, missing, dataset, settings=self.settings, progress=self.progress)
+            self.store.add(model, dataset, found)
+            known.update(found)
+        return known
