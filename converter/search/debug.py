@@ -18,6 +18,7 @@ from converter.core.context import Dataset, RunSettings
 from converter.errors import ConverterError, DataError, VerificationError
 from converter.execution.session import Session
 from converter.measure.difference import DifferenceMeter
+from converter.search.grids import read_pair
 from converter.search.pairs import DEQUANTIZE, Layer, Pair, changed_layers, pair_values
 from converter.search.wiring import (
     OTHER,
@@ -26,7 +27,6 @@ from converter.search.wiring import (
     Wiring,
     assemble,
     converting,
-    read_wiring,
 )
 
 Array = np.ndarray[Any, Any]
@@ -109,7 +109,7 @@ def compare_values(
     """
     batches = dataset if work.samples is None else _first(dataset, work.samples)
     fed = set(next(iter(dataset)).inputs) if len(dataset) else set()
-    a, b = read_wiring(work.first, fed=fed), read_wiring(work.second, OTHER, fed=fed)
+    a, b = read_pair(work.first, work.second, fed)
     _check_inputs(a, b)
     pairs = {n: p for n, p in pair_values(a, b).items() if n in a.maker}
     if not pairs:

@@ -89,9 +89,22 @@ def pair_values(a: Wiring, b: Wiring) -> dict[str, Pair]:
         known = other in b.maker or other in b.inputs
         if known:
             found[name] = _of_known(a, b, name)
-        elif name in ends:
-            found[name] = _of_end(b, name, ends[name])
+            continue
+        end = next((ends[n] for n in (name, *_before(a, name)) if n in ends), None)
+        if end is not None:
+            found[name] = _of_end(b, name, end)
     return found
+
+
+def _before(a: Wiring, name: str) -> Iterator[str]:
+    """Yield the values inside a layer that its result may be called by in another model.
+
+    A grid that does the work of an activation may keep the name of what came before it.
+    """
+    node = a.producer(name)
+    while node is not None and node.op_type in _TRAILING and _inside(a, node.input[0]):
+        yield node.input[0]
+        node = a.producer(node.input[0])
 
 
 def _inside(a: Wiring, name: str) -> bool:
@@ -179,10 +192,7 @@ def _changed(a: Wiring, b: Wiring, first: list[int], second: list[int]) -> bool:
 def _rounds(b: Wiring, index: int) -> bool:
     """Tell whether a node puts a computed value on its grid, or takes it off."""
     node = b.nodes[index]
-    source = b.producer(node.input[0]) if node.op_type == DEQUANTIZE else node
-    if source is None or source.op_type != QUANTIZE:
-        return False
-    return source.input[0] not in b.constants
+    return node.op_type in {QUANTIZE, DEQUANTIZE} and node.input[0] not in b.constants
 
 
 def _on_integers(b: Wiring, node: onnx.NodeProto) -> bool:

@@ -14,8 +14,9 @@ from converter.core.context import Batch, Dataset, RunSettings
 from converter.errors import ConverterError, DataError
 from converter.measure.damage import Damage, DamageMeter
 from converter.search.blocks import Border, Shelf, Track, borders, step
+from converter.search.grids import read_pair
 from converter.search.pairs import Layer, Pair, changed_layers, pair_values
-from converter.search.wiring import OTHER, Assembly, TangledError, Wiring, converting, read_wiring
+from converter.search.wiring import OTHER, Assembly, TangledError, Wiring, converting
 
 FIRST_EFFORT = 8
 """Work of the first round over all layers, in runs of the model over all samples."""
@@ -64,7 +65,7 @@ def measure(
     if not batches:
         raise DataError("the data holds no samples", where=dataset.description)
     fed = set(batches[0].inputs)
-    a, b = read_wiring(work.first, fed=fed), read_wiring(work.second, OTHER, fed=fed)
+    a, b = read_pair(work.first, work.second, fed)
     pairs = pair_values(a, b)
     layers = changed_layers(a, b, pairs)
     bench = _Bench(work, (a, b), pairs, layers, batches)

@@ -12,8 +12,9 @@ import numpy as np
 
 from converter.execution import sandbox
 from converter.search.debug import Comparison, grid_ends
+from converter.search.grids import read_pair
 from converter.search.pairs import pair_values
-from converter.search.wiring import OTHER, Assembly, assemble, read_wiring
+from converter.search.wiring import Assembly, assemble
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -71,7 +72,7 @@ def _count(
 
     batches = list(islice(dataset, work.samples))
     fed = set(batches[0].inputs) if batches else set()
-    a, b = read_wiring(work.first, fed=fed), read_wiring(work.second, OTHER, fed=fed)
+    a, b = read_pair(work.first, work.second, fed)
     grids = {
         name: ends
         for name, pair in pair_values(a, b).items()

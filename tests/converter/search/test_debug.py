@@ -155,3 +155,39 @@ def test_results_are_plain_data() -> None:
     plain = converter.debug(net(), net(), data=SAMPLES).to_dict()
     assert {"values", "first", "worst_layer", "samples"} <= plain.keys()
     assert plain["values"][0]["value"]
+
+
+OPERATORS = """g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
+    x_quantized = QuantizeLinear(x, sx, zx)
+    a_quantized = QLinearConv<pads=[1,1,1,1]>(x_quantized, sx, zx, w1q, s1, z1, sb, zb)
+    c_quantized = QLinearConv(a_quantized, sb, zb, w2q, s2, z1, sy, zy)
+    y = DequantizeLinear(c_quantized, sy, zy)
+}"""
+FLOATS = """g (float[N,3,8,8] x) => (float[N,4,8,8] y) {
+    [c1] a = Conv<pads=[1,1,1,1]>(x, w1)
+    [r1] b = Relu(a)
+    [c2] y = Conv(b, w2)
+}"""
+
+
+def test_values_between_integer_operators_are_compared_too() -> None:
+    """The first product keeps the name of what came before Relu, which its grid replaces."""
+    draw = np.random.default_rng(6)
+    w1q = draw.integers(-127, 128, (6, 3, 3, 3)).astype(np.int8)
+    w2q = draw.integers(-127, 128, (4, 6, 1, 1)).astype(np.int8)
+    numbers = {
+        n: np.float32(v)
+        for n, v in zip(
+            ("sx", "s1", "sb", "s2", "sy"), (0.03, 0.003, 0.04, 0.005, 0.08), strict=True
+        )
+    }
+    numbers |= {"zx": np.uint8(128), "z1": np.int8(0), "zb": np.uint8(0), "zy": np.uint8(128)}
+    floats = {"w1": w1q * np.float32(0.003), "w2": w2q * np.float32(0.005)}
+    first = model_from_text(FLOATS, **floats)
+    second = model_from_text(OPERATORS, w1q=w1q, w2q=w2q, **numbers)
+    gaps = by_value(converter.debug(first, second, data=SAMPLES))
+    assert gaps["b"].layer == "c1"
+    assert gaps["b"].saturated is not None
+    for value in ("b", "y"):
+        assert 25 < gaps[value].local_sqnr_db < 60
+        assert gaps[value].local_sqnr_db >= gaps[value].sqnr_db - 1.0

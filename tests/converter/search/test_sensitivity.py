@@ -82,7 +82,7 @@ def test_the_damage_of_one_layer_is_that_of_a_model_with_only_it(
     assert found[name].alone.samples == 12
 
 
-@pytest.mark.parametrize("name", ["c1", "c2", "fc"])
+@pytest.mark.parametrize("name", ["c1", "c2"])
 def test_all_but_one_is_that_of_a_model_without_it(
     name: str, found: dict, samples: np.ndarray
 ) -> None:
@@ -90,7 +90,7 @@ def test_all_but_one_is_that_of_a_model_without_it(
     assert found["all"].whole.loss == pytest.approx(loss(net(), whole, samples), rel=0.05)
     truth = loss(net(), quantized(net(), samples, exclude=(name,)), samples)
     # integer kernels round ties differently than the pair of nodes does in float: 30 % of a
-    # difference between two small numbers (what follows c3 turns to float with it: not compared)
+    # difference between two small numbers (c3 and fc take what is beside them along to float)
     assert found[name].all_but.loss == pytest.approx(truth, rel=0.3, abs=1e-6)
 
 
