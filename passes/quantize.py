@@ -10,7 +10,7 @@ from converter.core import graph as g
 from converter.core.contract import Need, Outcome, Pass, Skip
 from converter.core.params import Param
 from converter.core.select import Selection
-from passes.affine.insert import Writer
+from passes.affine.insert import INT4_OPSET, Writer
 from passes.affine.numbers import Numbers
 from passes.affine.observed import Choice, Observed
 from passes.affine.opset import PER_CHANNEL_OPSET, raise_opset
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from converter.core.context import Context
 
 
-_INT4_OPSET = 21
 _AUTO_PERCENTILE = 99.999
 """Of what method=auto tries; keeping less than this hurts more models than it helps."""
 
@@ -185,7 +184,8 @@ class Quantize(Pass):
                 f"the others are made for operators fused as onnxruntime does, not {self.target}"
             )
         if reason:
-            return ranges.numbers(plan), (f"plain ranges and rounding: {reason}",)
+            kept = "" if self.weights == "int8" else ", weights of 8 bits"
+            return ranges.numbers(plan), (f"plain ranges and rounding{kept}: {reason}",)
         tuner = Tuner(
             ranges.model,
             plan,
@@ -236,7 +236,7 @@ class Quantize(Pass):
     ) -> tuple[bool, tuple[str, ...]]:
         """Raise an opset that is too old, if there is anything to quantize at all."""
         before, rules = g.opset(model), self._rules
-        aim = max(rules.opset_needed, _INT4_OPSET if self.weights == "int4" else 0)
+        aim = max(rules.opset_needed, INT4_OPSET if self.weights == "int4" else 0)
         needed = aim if self.per_channel or self.weights == "int4" else rules.opset_lowest
         if not 0 < before < needed:
             return False, ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 
@@ -17,6 +18,9 @@ from passes.affine.scale import (
     quantize_weight,
     weight_scales,
 )
+
+INT4_OPSET = 21
+"""The first opset with 4-bit integers."""
 
 
 class Writer:
@@ -46,6 +50,7 @@ class Writer:
         self.per_channel = per_channel
         self.counts: dict[str, float] = {}
         self._names = g.Names(model)
+        self._opset = g.opset(model)
         self._front: list[ir.Node] = []
         self._parameters: dict[int, tuple[ir.Value, ir.Value]] = {}
         self._on_grid: dict[ir.Value, ir.Value] = {}
@@ -76,7 +81,8 @@ class Writer:
         for key, sharing in users.items():
             chosen = self.numbers.weights.get(key) or self._nearest(key, sharing)
             name = key[0] or "weight"
-            value = self._constant(name, chosen.integers, chosen.scales, key[1])
+            integers = self._integers(name, chosen.integers, chosen.bits)
+            value = self._dequantized(name, integers, chosen.scales, key[1])
             self._weights[key] = (value, chosen.scales)
             self._count("weights_quantized")
 
@@ -187,15 +193,33 @@ class Writer:
             )
         return self._parameters[id(grid)]
 
+    def _integers(self, name: str, integers: Array, bits: int) -> ir.Value:
+        """Store the integers of a weight, two in a byte where they have 4 bits.
+
+        No operator reads 4-bit integers; onnxruntime computes the Cast once, when it loads.
+        """
+        if bits > 4 or self._opset < INT4_OPSET:
+            return self._initializer(f"{name}_quantized", integers)
+        packed = self._initializer(f"{name}_packed", integers.astype(ml_dtypes.int4))
+        kind = ir.TensorType(ir.DataType.INT8)
+        fresh = self._names.fresh(f"{name}_quantized")
+        output = ir.Value(name=fresh, type=kind, shape=ir.Shape(integers.shape))
+        self._front.append(self._node("Cast", [packed], output, {"to": ir.DataType.INT8.value}))
+        self._count("weights_of_4_bits")
+        return output
+
     def _constant(self, name: str, integers: Array, scales: Array, axis: int | None) -> ir.Value:
         """Store integers and return the value of their DequantizeLinear."""
-        inputs = [
-            self._initializer(f"{name}_quantized", integers),
-            self._initializer(f"{name}_scale", scales),
-        ]
-        if integers.dtype == INT8_SYMMETRIC.dtype:
+        stored = self._initializer(f"{name}_quantized", integers)
+        return self._dequantized(name, stored, scales, axis)
+
+    def _dequantized(
+        self, name: str, integers: ir.Value, scales: Array, axis: int | None
+    ) -> ir.Value:
+        inputs = [integers, self._initializer(f"{name}_scale", scales)]
+        if integers.dtype == ir.DataType.INT8:
             inputs.append(self._zeros(scales.shape))
-        output = self._float(f"{name}_dequantized", ir.Shape(integers.shape))
+        output = self._float(f"{name}_dequantized", integers.shape)
         attributes = {} if axis is None else {"axis": axis}
         self._front.append(self._node("DequantizeLinear", inputs, output, attributes))
         return output

@@ -21,10 +21,12 @@ class QuantizedWeight:
     Attributes:
         integers: int8, the weight's shape.
         scales: float32 (channels,), or shape () for one scale.
+        bits: 4 when all integers are in -7..7 and may be stored so.
     """
 
     integers: Array
     scales: Array
+    bits: int = 8
 
 
 @dataclass

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,6 +26,8 @@ _CLEAR = 0.98
 
 _PLAIN = Recipe("nearest", "none")
 _RIDGES = {8: 1.0, 4: 0.1}
+_MOST_WIDE = 0.125
+"""Share of the weights that may keep 8 bits where 4 are asked for."""
 
 _ROUNDINGS: Mapping[Rounding, str] = {
     "nearest": "nearest rounding",
@@ -101,9 +103,12 @@ def decide(
     else:
         trials = _explore(tuner, made, options)
         chosen, notes = _best(trials).candidate, _notes(trials, tuner.samples)
+    if options.bits < 8:
+        chosen, said = _mixed(tuner, chosen)
+        notes += said
     if chosen.recipe == _PLAIN:
         return tuner.plain(chosen.grids), notes
-    return tuner.try_all([chosen], held_out=False)[0].numbers, notes
+    return tuner.fit(chosen), notes
 
 
 def _candidates(made: Mapping[str, Mapping[str, Grid]], options: Options) -> list[Candidate]:
@@ -123,10 +128,30 @@ def _explore(tuner: Tuner, made: Mapping[str, Mapping[str, Grid]], options: Opti
     every = _candidates(made, options)
     rounding, correction = options.roundings[-1], options.corrections[-1]
     first = [c for c in every if (c.recipe.rounding, c.recipe.correction) == (rounding, correction)]
-    found = tuner.try_all(first, held_out=True)
+    found = tuner.try_all(first)
     best = _best(found).candidate.ranges
     rest = [c for c in every if c.ranges == best and c not in first]
-    return found + (tuner.try_all(rest, held_out=True) if rest else [])
+    return found + (tuner.try_all(rest) if rest else [])
+
+
+def _mixed(tuner: Tuner, candidate: Candidate) -> tuple[Candidate, tuple[str, ...]]:
+    """Give the layers 8 bits that suffer most per weight, as long as they hold few weights."""
+    recipe = replace(candidate.recipe, rounding="gptq")
+    noise = tuner.try_all([replace(candidate, recipe=recipe)])[0].noise
+    sizes = {layer.name: layer.weight.size for group in tuner.groups for layer in group}
+    left = _MOST_WIDE * sum(sizes.values())
+    wide: list[str] = []
+    for name in sorted(noise, key=lambda n: (-noise[n] / sizes[n], n)):
+        if sizes[name] <= left:
+            left -= sizes[name]
+            wide.append(name)
+    recipes = {name: replace(candidate.recipe, bits=8) for name in wide}
+    share = 1.0 - left / (_MOST_WIDE * sum(sizes.values()))
+    note = (
+        f"{len(sizes) - len(wide)} layers have weights of 4 bits, and {len(wide)} of 8 bits, which "
+        f"suffer most and hold {100 * _MOST_WIDE * share:.1f} % of all weights"
+    )
+    return replace(candidate, recipes=recipes), (note,)
 
 
 def _best(trials: Sequence[Trial]) -> Trial:

@@ -51,11 +51,14 @@ class Fitted:
         integers: int8 (groups, channels of a group, K).
         scales: float32 (channels,), or () for one scale.
         bias: float32 (channels,).
+        noise: Power of the output's error from rounding, as a share of the output's; 0 without
+            second moments.
     """
 
     integers: Array
     scales: Array
     bias: Array
+    noise: float = 0.0
 
 
 def fit(layer: Layer, moments: Moments, recipe: Recipe, input_scale: float) -> Fitted:
@@ -87,7 +90,12 @@ def fit(layer: Layer, moments: Moments, recipe: Recipe, input_scale: float) -> F
         integers = np.clip(np.rint(target / steps[..., None]), -high, high).astype(np.int8)
     rounded = integers * steps[..., None].astype(np.float64)
     bias = layer.bias + _correction(weight, rounded, moments, recipe.correction).reshape(-1)
-    return Fitted(integers, scales, bias.astype(np.float32))
+    noise = 0.0 if gram is None else _power(target - rounded, gram) / _power(weight, gram)
+    return Fitted(integers, scales, bias.astype(np.float32), float(noise))
+
+
+def _power(weight: Array, gram: Array) -> float:
+    return max(float(((weight @ gram) * weight).sum()), 1e-30)
 
 
 def _scales(

@@ -8,7 +8,7 @@ depth, and the float model runs once for any number of students.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,7 +35,7 @@ Array = np.ndarray[Any, Any]
 
 _ROWS = 12_000
 """Rows that a Gram matrix is made of: more change the result less than other samples would."""
-_GROUPED_ROWS = 120
+_GROUPED_ROWS = 40
 """Most rows of one sample where every group has a small matrix of its own."""
 _WORK = 14e6
 """Rows times K beyond which rows are saved."""
@@ -50,18 +50,22 @@ class Student:
         nodes: The node of each layer, by the layer's name.
         uses: Node and position that read the bias of each layer that has one.
         recipe: How layers are fitted.
+        fit_on: Whether each sample is fitted on; the others show the damage.
         recipes: Layers with a recipe of their own, by name.
         weights: What was chosen.
         biases: What was chosen.
+        noise: By layer, the share of its output's power that rounding its weight makes up.
     """
 
     model: ir.Model
     nodes: Mapping[str, ir.Node]
     uses: Mapping[str, tuple[ir.Node, int]]
     recipe: Recipe
+    fit_on: tuple[bool, ...]
     recipes: Mapping[str, Recipe] = field(default_factory=dict)
     weights: dict[WeightKey, QuantizedWeight] = field(default_factory=dict)
     biases: dict[str, Array] = field(default_factory=dict)
+    noise: dict[str, float] = field(default_factory=dict)
 
     def input_scale(self, layer: Layer) -> float:
         """Return the scale of a layer's input."""
@@ -81,7 +85,9 @@ class Student:
         value = node.inputs[unit.row.weight]
         assert value is not None
         integers = from_rows(fitted.integers, unit.axis, shape.numpy())
-        self.weights[layer.key] = QuantizedWeight(integers, fitted.scales)
+        bits = self.recipes.get(layer.name, self.recipe).bits
+        self.weights[layer.key] = QuantizedWeight(integers, fitted.scales, bits)
+        self.noise[layer.name] = fitted.noise
         _set(_dequantize(value), integers, fitted.scales)
         use = self.uses.get(layer.name)
         if use is None:
@@ -101,13 +107,11 @@ class Task:
         model: The float model.
         groups: Layers that read the same value, in the order of the graph.
         students: To be fitted side by side.
-        fit_on: Whether each sample is fitted on; the others show the damage.
     """
 
     model: ir.Model
     groups: Sequence[Sequence[Layer]]
     students: Sequence[Student]
-    fit_on: tuple[bool, ...]
 
 
 def run(
@@ -120,8 +124,8 @@ def run(
     """Fit all students; called in a child process.
 
     Returns:
-        Per student: ``weights`` and ``biases`` as lists of arrays in the order of the layers, and
-        ``loss`` with ``measure`` on the samples that were not fitted on.
+        Per student: ``weights`` and ``biases`` as lists in the order of the layers, ``noise`` by
+        layer, and ``loss`` with ``measure`` on the samples that were not fitted on.
     """
     use_one_thread()
     with tempfile.TemporaryDirectory(prefix="tuning-", dir=settings.workspace) as folder:
@@ -134,10 +138,11 @@ def run(
     return [
         {
             "weights": [
-                [k[0], -1 if k[1] is None else k[1], w.integers, w.scales]
+                [k[0], -1 if k[1] is None else k[1], w.bits, w.integers, w.scales]
                 for k, w in student.weights.items()
             ],
             "biases": [[name, bias] for name, bias in student.biases.items()],
+            "noise": student.noise,
             "loss": loss,
             "measure": measure,
         }
@@ -153,7 +158,7 @@ class _Walk:
         self.batches = batches
         feeds = [batch.inputs for batch in batches]
         self._samples = [batch.samples for batch in batches]
-        self._masks = _split(task.fit_on, self._samples)
+        self._masks = [_split(student.fit_on, self._samples) for student in task.students]
         stops = [group[0].unit.node for group in task.groups]
         (folder / "float").mkdir()
         self._float = Pieces(task.model, stops, feeds, settings, folder / "float")
@@ -180,11 +185,13 @@ class _Walk:
         self._float.finish()
         names = [v.name or "" for v in self.task.model.graph.outputs]
         found = []
-        for pieces in self._students:
+        for student, pieces, masks in zip(
+            self.task.students, self._students, self._masks, strict=True
+        ):
             pieces.finish()
             meter = DamageMeter()
             for i, samples in enumerate(self._samples):
-                held = ~self._masks[i] if not all(self.task.fit_on) else self._masks[i]
+                held = masks[i] if all(student.fit_on) else ~masks[i]
                 expected = {n: _chosen(self._float.values[n][i], held) for n in names}
                 actual = {n: _chosen(pieces.values[n][i], held) for n in names}
                 if held.any():
@@ -213,15 +220,18 @@ class _Walk:
             assert value is not None
             own.append(pieces.arrays(value))
         for i, (array, _, _) in enumerate(self._float.arrays(x)):
-            mask, samples = self._masks[i], self._samples[i]
             inputs = [next(each) for each in own]
-            if not mask.any():
-                continue
-            floats = patches(_chosen(array, mask), layer.geometry, most, i)
-            for moments, (numbers, scale, zero) in zip(found, inputs, strict=True):
+            floats: dict[bytes, Array] = {}
+            for moments, masks, given in zip(found, self._masks, inputs, strict=True):
+                mask, (numbers, scale, zero) = masks[i], given
+                if not mask.any():
+                    continue
+                key = mask.tobytes()
+                if key not in floats:
+                    floats[key] = patches(_chosen(array, mask), layer.geometry, most, i)
                 part = _centred(_chosen(numbers, mask), zero)
                 rows = patches(part, layer.geometry, most, i).astype(np.float32)
-                moments.update(floats, rows * np.float32(scale), int(mask.sum()) or samples)
+                moments.update(floats[key], rows * np.float32(scale), int(mask.sum()))
         return found
 
 
@@ -283,3 +293,14 @@ def group_layers(units: Sequence[Unit], *, per_channel: bool) -> list[list[Layer
         if used[layer.key[0]] == 1:
             groups.setdefault(layer.unit.inputs[0], []).append(layer)
     return list(groups.values())
+
+
+def work_of(groups: Iterable[Sequence[Layer]]) -> float:
+    """Estimate multiplications per row of fitting all layers once."""
+    return float(
+        sum(
+            layer.weight.shape[0] * layer.depth * (layer.depth + 2 * layer.weight.shape[1])
+            for group in groups
+            for layer in group
+        )
+    )

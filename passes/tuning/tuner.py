@@ -16,7 +16,7 @@ from passes.affine.placement import Placement
 from passes.affine.transfer import transferred
 from passes.tuning.fit import Recipe
 from passes.tuning.layer import correctable
-from passes.tuning.lockstep import Student, Task, group_layers, run
+from passes.tuning.lockstep import Student, Task, group_layers, run, work_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -47,15 +47,19 @@ class Trial:
 
     Attributes:
         candidate: The candidate.
-        numbers: What it would write.
         loss: Damage on the samples it was not fitted on; see :mod:`converter.measure.damage`.
         measure: What the loss is.
+        noise: By layer, the share of its output's power that rounding its weight makes up.
     """
 
     candidate: Candidate
-    numbers: Numbers
     loss: float
     measure: str
+    noise: Mapping[str, float]
+
+
+_MOST_WORK = 6e6
+"""Work per row (see :func:`work_of`) up to which samples are left out twice."""
 
 
 class Tuner:
@@ -97,18 +101,37 @@ class Tuner:
         """Return numbers that need no fit: weights to nearest, biases as they are."""
         return Numbers(dict(grids), self._magnitudes)
 
-    def try_all(self, candidates: Sequence[Candidate], *, held_out: bool) -> list[Trial]:
-        """Fit every candidate, on every other sample if the rest is to show the damage."""
+    @property
+    def folds(self) -> int:
+        """Return in how many ways samples are left out: both halves in turn if that is cheap."""
+        return 2 if work_of(self.groups) < _MOST_WORK else 1
+
+    def fit(self, candidate: Candidate) -> Numbers:
+        """Fit a candidate on all samples."""
+        found = self._run([(candidate, (True,) * self.samples)])[0]
+        return self._numbers(candidate, found)
+
+    def try_all(self, candidates: Sequence[Candidate]) -> list[Trial]:
+        """Fit every candidate on half of the samples and show the damage on the other half."""
+        halves = [tuple(i % 2 == k for i in range(self.samples)) for k in range(self.folds)]
+        found = self._run([(c, half) for c in candidates for half in halves])
+        trials = []
+        for i, candidate in enumerate(candidates):
+            own = found[i * self.folds : (i + 1) * self.folds]
+            loss = float(np.mean([each["loss"] for each in own]))
+            trials.append(Trial(candidate, loss, own[0]["measure"], dict(own[0]["noise"])))
+        return trials
+
+    def _run(self, wanted: Sequence[tuple[Candidate, tuple[bool, ...]]]) -> list[dict[str, Any]]:
         import onnxruntime  # noqa: F401 - loaded once here, not again in every child process
 
         from converter.execution import sandbox
 
-        fit_on = tuple(not held_out or i % 2 == 0 for i in range(self.samples))
-        students = tuple(self._student(candidate) for candidate in candidates)
-        task = Task(self.model, self.groups, students, fit_on)
+        students = tuple(self._student(candidate, fit_on) for candidate, fit_on in wanted)
+        task = Task(self.model, self.groups, students)
         self.context.progress.start("choosing numbers", len(self.groups))
         try:
-            found = sandbox.call(
+            return sandbox.call(
                 run,
                 task,
                 self._batches,
@@ -119,20 +142,19 @@ class Tuner:
             )
         finally:
             self.context.progress.stop()
-        return [self._trial(c, f) for c, f in zip(candidates, found, strict=True)]
 
-    def _trial(self, candidate: Candidate, found: Mapping[str, Any]) -> Trial:
+    def _numbers(self, candidate: Candidate, found: Mapping[str, Any]) -> Numbers:
         numbers = Numbers(dict(candidate.grids), self._magnitudes)
-        for name, axis, integers, scales in found["weights"]:
+        for name, axis, bits, integers, scales in found["weights"]:
             key = (name, None if axis < 0 else axis)
-            numbers.weights[key] = QuantizedWeight(integers, scales)
+            numbers.weights[key] = QuantizedWeight(integers, scales, bits)
         plain = {bias_key(unit) for unit in self.plan.units if unit.bias is None}
         for name, bias in found["biases"]:
             if name not in plain or bias.any():
                 numbers.biases[name] = bias
-        return Trial(candidate, numbers, found["loss"], found["measure"])
+        return numbers
 
-    def _student(self, candidate: Candidate) -> Student:
+    def _student(self, candidate: Candidate, fit_on: tuple[bool, ...]) -> Student:
         """Write a clone whose layers all have a bias to correct."""
         clone = self.model.clone()
         plan = transferred(self.plan, self.model, clone)
@@ -151,4 +173,4 @@ class Tuner:
                 uses[bias_key(unit)] = unit.bias_use or default
         numbers = Numbers(dict(candidate.grids), self._magnitudes, biases=biases)
         Writer(clone, numbers, per_channel=self._per_channel).write(plan.units)
-        return Student(clone, nodes, uses, candidate.recipe, candidate.recipes)
+        return Student(clone, nodes, uses, candidate.recipe, fit_on, candidate.recipes)
