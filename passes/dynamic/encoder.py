@@ -17,6 +17,7 @@ import numpy as np
 from converter.core import graph as g
 from converter.core.select import Selection
 from passes.affine.eligible import after_gelu
+from passes.dynamic.gelu import expand
 from passes.dynamic.plan import Plan, plan
 from passes.dynamic.residual import keep_apart
 from passes.dynamic.write import Writer
@@ -173,6 +174,7 @@ def _smoothed(model: ir.Model, context: Context, wish: Wish) -> tuple[ir.Model |
     if context.dataset is None or wish.smoothing is False:
         return None, ""
     draft = model.clone()
+    expand(draft, [p.x for p in better_dynamic(draft, wish).products if p.graph is draft.graph])
     sites, _ = find(draft, {product.node for product in better_dynamic(draft, wish).products})
     counts, _, notes = smooth(draft, sites, context, None)
     if not counts:

@@ -14,7 +14,9 @@ from fusion import optimised_ops
 
 from converter.core.contract import Outcome
 from passes.dynamic.encoder import Wish, better_dynamic, has_attention
+from passes.dynamic.gelu import expand
 from passes.quantize import Quantize
+from passes.quantize_dynamic import QuantizeDynamic
 
 sys.path.insert(0, str(Path(__file__).parent / "affine"))
 from samples import context_for
@@ -111,6 +113,37 @@ def test_wide_channels_are_smoothed_where_that_helps() -> None:
     quantize(static, feeds(), transformers="static", method="minmax", speed="max")
     assert any("smoothed" in note for note in outcome.notes)
     assert sqnr(before, model, feeds()) > sqnr(before, static, feeds()) + 6
+
+
+def test_gelu_as_one_operator_takes_up_factors_too() -> None:
+    model = support.model_from_text(
+        """g (float[2,5,64] x) => (float[2,5,64] y) {
+            h0 = MatMul (x, w1)
+            h = Add (h0, b1)
+            a = Gelu (h)
+            y = MatMul (a, w2)
+        }""",
+        opset=20,
+        w1=weights(WIDTH, 256) * np.where(np.arange(256) == 9, 40, 1).astype(np.float32),
+        b1=weights(256),
+        w2=weights(256, WIDTH),
+    )
+    before, plain = model.clone(), model.clone()
+    outcome = quantize(model)
+    assert any("1 activations were smoothed" in note for note in outcome.notes)
+    QuantizeDynamic().apply(plain, context_for(plain))
+    samples = [dict(batch.inputs) for batch in context_for(before).dataset or ()]
+    assert sqnr(before, model, samples) > sqnr(before, plain, samples) + 6
+
+
+def test_gelu_that_is_written_as_arithmetic_is_joined_again() -> None:
+    model = support.model_from_text("g (float[2,64] x) => (float[2,64] y) { y = Gelu (x) }",
+                                    opset=20)  # fmt: skip
+    before = model.clone()
+    assert expand(model, model.graph.outputs) == 1
+    assert optimised_ops(model) == {"Gelu": 1}
+    feed = {"x": np.random.default_rng(2).standard_normal((2, 64)).astype(np.float32) * 3}
+    support.assert_same_outputs(before, model, feed)
 
 
 def test_a_named_method_is_static_but_for_products_after_gelu() -> None:
