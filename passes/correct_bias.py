@@ -80,7 +80,12 @@ class CorrectBias(Pass):
         if self.rounds:
             label = "also what comes from the layers before"
             plans.append(Plan(label, inputs=True, groups=self.rounds))
-        changed, note = _Correction(model, original, context, selection).run(found, plans)
+        correction = _Correction(model, original, context, selection)
+        context.progress.start("correcting biases", None)
+        try:
+            changed, note = correction.run(found, plans)
+        finally:
+            context.progress.stop()
         counts = {"values_corrected": float(changed)} if changed else {}
         return Outcome(bool(changed), counts, tuple(skipped), (note,))
 

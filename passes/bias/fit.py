@@ -87,18 +87,16 @@ def correct(
         What was done, in order.
     """
     done: list[Move] = []
+    everything = find(model)  # edits keep nodes and values, so they stay valid
     if plan.inputs:
-        found = find(model)
-        means = measure(model, found, samples, twins=True, outputs=False)
-        for station in found:
+        means = measure(model, everything, samples, twins=True, outputs=False)
+        for station in everything:
             if station.name in means.twins:
                 difference = means.twins[station.name] - means.values[station.name]
                 done += _apply(model, station, _mean_move(station, difference, means))
-    names = [station.name for station in find(model)]
-    for group in _split(names, plan.groups):
-        found = [station for station in find(model) if station.name in group]
-        means = measure(model, found, samples, outputs=False)
-        for station in found:
+    for group in _split(everything, plan.groups):
+        means = measure(model, group, samples, outputs=False)
+        for station in group:
             difference = original.values[station.name] - means.values[station.name]
             move = _mean_move(station, difference, means, _factors(station, original, means))
             done += _apply(model, station, move)
@@ -108,8 +106,8 @@ def correct(
 def replay(model: ir.Model, find: Find, moves: Sequence[Move]) -> int:
     """Do on a model what was done on a clone of it; return how many values were corrected."""
     changed: set[str] = set()
+    by_name = {station.name: station for station in find(model)}
     for move in moves:
-        by_name = {station.name: station for station in find(model)}
         if _apply(model, by_name[move.station], move):
             changed.add(move.station)
     return len(changed)
@@ -161,11 +159,11 @@ def _squared_error(original: Means, now: Means) -> float:
     return total if np.isfinite(total) else np.inf
 
 
-def _split(names: Sequence[str], groups: int) -> list[set[str]]:
-    if not groups or not names:
+def _split(found: Sequence[Station], groups: int) -> list[list[Station]]:
+    if not groups or not found:
         return []
-    parts = np.array_split(np.arange(len(names)), min(groups, len(names)))
-    return [{names[i] for i in part} for part in parts]
+    parts = np.array_split(np.arange(len(found)), min(groups, len(found)))
+    return [[found[i] for i in part] for part in parts]
 
 
 def _mean_move(

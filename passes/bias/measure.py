@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.core import graph as g
+from converter.errors import DataError
 from passes.bias.stations import Station
 from passes.equalization.reduction import reduce
 
@@ -57,7 +58,9 @@ class Samples:
         assert context.dataset is not None
         first = next(iter(context.dataset), None)
         if first is None:
-            return cls(context, ())
+            raise DataError(
+                "the calibration data holds no sample", where=context.dataset.description
+            )
         outputs = context.run(model, [first.inputs])[0]
         nbytes = max(1, sum(array.nbytes for array in outputs.values()))
         count = max(1, min(MOST_RUNS, len(context.dataset), _MOST_BYTES // nbytes))

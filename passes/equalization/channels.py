@@ -138,7 +138,8 @@ def trace(graph: ir.Graph, selected: Callable[[ir.Node], bool]) -> Flow:
         elif layer is not None:
             _through_layer(flow, layer)
         elif not (rule := _rule(node)) or not rule(flow, node):
-            _freeze_inputs(flow, node, f"read by {node.op_type}")
+            hint = _HINTS.get(node.op_type, "")
+            _freeze_inputs(flow, node, f"read by {node.op_type}{hint}")
     for value in flow.channels:
         if value.is_graph_output():
             flow.freeze(value, "an output of the graph")
@@ -424,6 +425,7 @@ def _repeated(names: Iterable[str], rule: Rule) -> dict[str, Rule]:
     return dict.fromkeys(names, rule)
 
 
+_HINTS = {"BatchNormalization": " (simplify folds it)"}
 _GATES = ("Sigmoid", "HardSigmoid", "Softmax")
 _RULES: Mapping[str, Rule] = {
     **_repeated(("Relu", "LeakyRelu", "Identity", "AveragePool", "LpPool"), _same),

@@ -153,7 +153,10 @@ def _balance(
     """Solve one joint with all others as they are; return the largest move in octaves."""
     made = [(matrices[i].outputs, matrices[i].ranges(octaves)[0]) for i in joint.writers]
     read = [(matrices[i].inputs, matrices[i].ranges(octaves)[1]) for i in joint.readers]
-    one, two = _combined(joint.classes, made), _combined(joint.classes, read)
+    # Where a Clip holds some channels, the others cannot move as a whole: shares of ranges count.
+    held = bool((limits[1][joint.classes] < _MOST).any())
+    one = _combined(joint.classes, made, shares=held)
+    two = _combined(joint.classes, read, shares=held)
     alive = (one > 0.0) & (two > 0.0)
     move = np.zeros(joint.classes.size)
     move[alive] = 0.5 * np.log2(one[alive] / two[alive])
@@ -164,8 +167,16 @@ def _balance(
     return float(np.abs(after - before).max(initial=0.0))
 
 
-def _combined(classes: Array, sides: Sequence[tuple[Array | None, Array]]) -> Array:
-    """Return the range of each class: its largest share of a layer's range, times their mean."""
+def _combined(
+    classes: Array, sides: Sequence[tuple[Array | None, Array]], *, shares: bool
+) -> Array:
+    """Return the range of each class: its largest share of a layer's range, times their mean.
+
+    Args:
+        classes: Of one joint, sorted.
+        sides: Classes of a layer's channels and their ranges.
+        shares: Leave out the mean.
+    """
     found = np.zeros(classes.size)
     tops = []
     for ids, ranges in sides:
@@ -176,4 +187,4 @@ def _combined(classes: Array, sides: Sequence[tuple[Array | None, Array]]) -> Ar
         place = np.minimum(np.searchsorted(classes, ids), classes.size - 1)
         ours = classes[place] == ids
         np.maximum.at(found, place[ours], ranges[ours] / top)
-    return found * np.exp(np.mean(tops)) if tops else found
+    return found * np.exp(np.mean(tops)) if tops and not shares else found

@@ -15,6 +15,7 @@ import support
 from converter.core import graph as g
 from converter.core.contract import Outcome, Pass
 from converter.core.spec import parse
+from converter.errors import DataError
 from converter.pipeline.pipeline import Pipeline
 from passes.bias.fit import shrunk
 from passes.correct_bias import CorrectBias
@@ -263,6 +264,22 @@ class TestLeftAlone:
             "no value of its output's name is left in the model",
             "not selected by include and exclude",
         ]
+
+    def test_no_samples_at_all(self) -> None:
+        model = net("conv")
+        with pytest.raises(DataError, match="no sample"):
+            correct(model, model.clone(), [])
+
+    def test_numbers_that_are_none(self) -> None:
+        """Samples with NaN teach nothing."""
+        model = net("gemm")
+        changed = model.clone()
+        weight = g.constant_array(changed.graph.initializers["w"])
+        assert weight is not None
+        g.set_constant(changed.graph.initializers["w"], coarse(weight))
+        given = feeds((2, 4), 16, 1)
+        given[0]["x"][0, 0] = np.nan
+        assert not correct(model, changed, given).modified
 
     def test_few_runs_are_said(self) -> None:
         original = net("conv")
