@@ -9,6 +9,7 @@ from typing import Any
 
 _HOMES = {
     "Cast": "cast",
+    "ClusterWeights": "cluster_weights",
     "ConvertOpset": "convert_opset",
     "CorrectBias": "correct_bias",
     "Deduplicate": "deduplicate",

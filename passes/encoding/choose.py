@@ -25,6 +25,8 @@ Array = np.ndarray[Any, Any]
 
 RIDGE = 0.1
 """Of the least-squares target, in units of the mean of the Gram matrix's diagonal."""
+DAMPING = 0.01
+"""Added to the diagonal of a Gram matrix, as a share of its mean."""
 SWEEPS = 4
 """Rounds of coordinate descent after the sequential rounding; measured: more change nothing."""
 
@@ -112,7 +114,14 @@ def gptq(rows: Array, form: Form, inputs: Inputs) -> Codes:
         zeros=None if zeros is None else zeros.reshape(by_layer),
         block=form.block,
     )
-    codes, _ = sequential(target, inputs.gram, lattice, mask if mask.any() else None, sweeps=SWEEPS)
+    codes, _ = sequential(
+        target,
+        inputs.gram,
+        lattice,
+        mask if mask.any() else None,
+        damping=DAMPING,
+        sweeps=SWEEPS,
+    )
     integers = codes.reshape(rows.shape).astype(np.int32)
     if zeros is not None and mask.any():  # the code of zero is the zero point
         columns = np.repeat(zeros, form.block, axis=1)[:, : rows.shape[1]]

@@ -20,22 +20,30 @@ class Table:
     """The entries that a weight may become, a :class:`passes.rounding.gptq.Lattice`.
 
     Args:
-        codebook: float, rising along the last axis: (entries,) for all rows, or (channels,
-            entries).
+        codebook: float, rising along the last axis: (entries,) for all rows, or (rows, entries).
+        scales: Factor of every row, (rows,), above zero; None: 1 throughout.
     """
 
-    def __init__(self, codebook: Array) -> None:
+    def __init__(self, codebook: Array, scales: Array | None = None) -> None:
         self.codebook = np.atleast_2d(np.asarray(codebook, np.float64))
+        self._scales = None if scales is None else np.asarray(scales, np.float64)
         self._borders = (self.codebook[:, 1:] + self.codebook[:, :-1]) / 2
 
     def nearest(self, column: int, values: Array) -> tuple[Array, Array]:
-        """Return indices as float64 and their entries; one table of values (1, channels)."""
+        """Return indices as float64 and their entries, for values (layers, channels)."""
         del column  # every column has the same entries
-        codes = (values[..., None] > self._borders).sum(axis=-1)
+        flat = values.reshape(-1)
+        if self._scales is not None:
+            flat = flat / self._scales
         if len(self.codebook) == 1:
-            return codes.astype(np.float64), self.codebook[0][codes]
-        entries = np.take_along_axis(self.codebook, codes.reshape(len(self.codebook), -1), axis=1)
-        return codes.astype(np.float64), entries.reshape(codes.shape)
+            codes = np.searchsorted(self._borders[0], flat, side="left")
+            entries = self.codebook[0][codes]
+        else:
+            codes = (flat[:, None] > self._borders).sum(axis=1)
+            entries = self.codebook[np.arange(len(codes)), codes]
+        if self._scales is not None:
+            entries = entries * self._scales
+        return codes.astype(np.float64).reshape(values.shape), entries.reshape(values.shape)
 
 
 def gptq_codebook(
@@ -101,36 +109,33 @@ def kmeans(
     return best
 
 
-def refit(codes: Array, target: Array, gram: Array, codebook: Array) -> Array:
-    """Return the tables that are best for indices already chosen, by least squares.
+def refit(codes: Array, target: Array, gram: Array, scales: Array, codebook: Array) -> Array:
+    """Return the table shared by all rows that is best for indices already chosen.
 
     Args:
-        codes: int (channels, K).
-        target: float (channels, K).
-        gram: (K, K).
-        codebook: (channels, entries) or (entries,): entries that nobody uses stay.
+        codes: int (layers, channels, K).
+        target: float (layers, channels, K).
+        gram: (layers, K, K).
+        scales: Factor of every row, (layers, channels).
+        codebook: (entries,): entries that nobody uses stay where they are.
 
     Returns:
-        float64 tables of codebook's shape.
+        float64 (entries,), rising.
     """
-    tables = np.array(np.atleast_2d(codebook), np.float64)
-    shared = codebook.ndim == 1
-    entries = tables.shape[1]
-    squares = np.zeros((len(codes), entries, entries))
-    against = np.zeros((len(codes), entries))
-    for row, chosen in enumerate(codes):
-        member = np.zeros((codes.shape[1], entries))
-        member[np.arange(codes.shape[1]), chosen] = 1.0
-        pushed = gram @ member
-        squares[row] = member.T @ pushed
-        against[row] = target[row] @ pushed
-    if shared:
-        squares, against = squares.sum(axis=0, keepdims=True), against.sum(axis=0, keepdims=True)
-    ridge = 1e-3 * np.einsum("ree->r", squares) / entries + np.finfo(np.float64).tiny
-    squares += ridge[:, None, None] * np.eye(entries)
-    against += ridge[:, None] * tables
-    found = np.linalg.solve(squares, against[:, :, None])[:, :, 0]
-    return found[0] if shared else found
+    entries = len(codebook)
+    square, against = np.zeros((entries, entries)), np.zeros(entries)
+    for layer, channel in np.ndindex(codes.shape[:2]):
+        chosen, scale = codes[layer, channel], scales[layer, channel]
+        # Sums over the columns that took each entry, on both sides of the Gram matrix.
+        rows = np.zeros((entries, codes.shape[2]))
+        np.add.at(rows, chosen, gram[layer])
+        pushed = np.zeros((entries, entries))
+        np.add.at(pushed, chosen, rows.T)
+        square += scale**2 * pushed
+        against += scale * (rows @ target[layer, channel])
+    ridge = 1e-3 * np.trace(square) / entries + np.finfo(np.float64).tiny
+    square += ridge * np.eye(entries)
+    return np.sort(np.linalg.solve(square, against + ridge * codebook))
 
 
 class _Ranked:
