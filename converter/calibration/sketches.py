@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from converter.calibration.ranks import ranks
 from converter.core import graph as g
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Sketcher:
         self.graph = model.graph
         self.opset = g.opset(model)
         self._names = names
+        self._ranks = ranks(model.graph)
         self._made: dict[tuple[str, ...], ir.Value] = {}
 
     def sketch(self, value: ir.Value, kind: str, axis: int) -> ir.Value | None:
@@ -69,6 +71,18 @@ class Sketcher:
             self._made[key] = g.add_initializer(self.graph, name, np.array(numbers, np.int64))
         return self._made[key]
 
+    def rank(self, value: ir.Value) -> int:
+        """Return the number of axes, 0 where it is not known."""
+        return self._ranks.get(value, 0)
+
+    def zero(self) -> ir.Value:
+        """Return an output that is always 0, the same one every time."""
+        if ("zero",) not in self._made:
+            name = self._names.fresh("calibration_zero")
+            zero = g.add_initializer(self.graph, name, np.zeros((), np.float32))
+            self._made[("zero",)] = self.add("Identity", [zero], like=zero)
+        return self._made[("zero",)]
+
     def add(
         self,
         op_type: str,
@@ -87,6 +101,37 @@ class Sketcher:
         return output
 
 
+def _low(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value | None:
+    """Smallest element; 0, which is a bound, of values that cannot be negative."""
+    if not _pooled(sketcher, value):
+        return sketcher.reduce(value, "ReduceMin", ())
+    return sketcher.zero()
+
+
+def _high(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value | None:
+    """Largest element; pooled values give one per channel."""
+    if not _pooled(sketcher, value):
+        return sketcher.reduce(value, "ReduceMax", ())
+    return sketcher.add("GlobalMaxPool", [value], like=value)
+
+
+def _pooled(sketcher: Sketcher, value: ir.Value) -> bool:
+    """Tell whether pooling gives the ends: a feature map after Relu or Clip from 0.
+
+    onnxruntime keeps feature maps in blocks of channels and pools them as they are, but orders
+    them anew for a reduction, which costs four times as much as reducing.
+    """
+    node = value.producer()
+    if sketcher.rank(value) != 4 or node is None or node.domain:
+        return False
+    if node.op_type != "Clip":
+        return node.op_type == "Relu"
+    if len(node.inputs) < 2:
+        return node.attributes.get_float("min", -1.0) == 0.0
+    array = g.constant_array(node.inputs[1])
+    return array is not None and array.size == 1 and float(array.reshape(-1)[0]) == 0.0
+
+
 def _whole(op_type: str) -> Callable[[Sketcher, ir.Value, int], ir.Value | None]:
     """Reduce over all axes: shape ()."""
     return lambda sketcher, value, _: sketcher.reduce(value, op_type, ())
@@ -96,7 +141,7 @@ def _per_sample(op_type: str) -> Callable[[Sketcher, ir.Value, int], ir.Value | 
     """Reduce over all axes but the first: (first axis,)."""
 
     def build(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value | None:
-        rank = _rank(value)
+        rank = sketcher.rank(value)
         return sketcher.reduce(value, op_type, range(1, rank)) if rank > 1 else None
 
     return build
@@ -106,7 +151,7 @@ def _per_channel(op_type: str) -> Callable[[Sketcher, ir.Value, int], ir.Value |
     """Reduce over all axes but the channels': (channels,)."""
 
     def build(sketcher: Sketcher, value: ir.Value, axis: int) -> ir.Value | None:
-        rank = _rank(value)
+        rank = sketcher.rank(value)
         if not -rank <= axis < rank or rank < 2:
             return None
         return sketcher.reduce(value, op_type, [a for a in range(rank) if a != axis % rank])
@@ -120,7 +165,7 @@ def _per_sample_and_channel(
     """Reduce over all axes but the first and the channels': (first axis, channels)."""
 
     def build(sketcher: Sketcher, value: ir.Value, axis: int) -> ir.Value | None:
-        rank = _rank(value)
+        rank = sketcher.rank(value)
         if not -rank <= axis < rank or axis % rank == 0 or rank < 3:
             return None
         return sketcher.reduce(value, op_type, [a for a in range(1, rank) if a != axis % rank])
@@ -174,13 +219,9 @@ def _unknown_step(sketcher: Sketcher, value: ir.Value) -> ir.Value:
     return step
 
 
-def _rank(value: ir.Value) -> int:
-    return 0 if value.shape is None else len(value.shape)
-
-
 SKETCHES: Mapping[str, Callable[[Sketcher, ir.Value, int], ir.Value | None]] = {
-    "low": _whole("ReduceMin"),
-    "high": _whole("ReduceMax"),
+    "low": _low,
+    "high": _high,
     "low_per_sample": _per_sample("ReduceMin"),
     "high_per_sample": _per_sample("ReduceMax"),
     "low_per_channel": _per_channel("ReduceMin"),

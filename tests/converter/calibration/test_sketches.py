@@ -66,7 +66,7 @@ def test_reduced_equals_handed_out(
     axis = 1 if len(shape) == 4 else -1
     requests = [Request("h", kind, axis) for kind in KINDS]
     probes = augment(model, requests)[1]
-    assert sum(p.reduced for p in probes) == (len(KINDS) if known else 1)
+    assert sum(p.reduced for p in probes) == len(KINDS)
     reduced = gather(model, data, requests)
     monkeypatch.setattr(augmenting, "MOST_REDUCED", 0)
     for request, left, right in zip(requests, reduced, gather(model, data, requests), strict=True):
@@ -76,6 +76,28 @@ def test_reduced_equals_handed_out(
             np.testing.assert_allclose(
                 np.float64(value), np.float64(right.state()[key]), rtol=tolerance
             )
+
+
+CUT_OFF = [("Relu(h)", 17), ("Clip(h, zero, six)", 17), ("Clip<min=0.0, max=6.0>(h)", 10)]
+
+
+@pytest.mark.parametrize(("after", "opset"), CUT_OFF)
+def test_feature_maps_that_are_cut_off_at_zero_are_pooled(after: str, opset: int) -> None:
+    rng = np.random.default_rng(0)
+    constants = {"w": rng.standard_normal((8, 4, 3, 3)).astype(np.float32)}
+    if "zero" in after:
+        constants |= {"zero": np.float32(0), "six": np.float32(6)}
+    text = f"""g (float[1,4,64,64] x) => (float[1,8,n,m] y) {{
+        h = Conv(x, w) r = {after} y = Neg(r)
+    }}"""
+    model = support.model_from_text(text, opset=opset, **constants)
+    copy, probes = augment(model, [Request("r"), Request("h")])
+    assert all(p.reduced for p in probes)
+    assert [n.op_type for n in copy.graph if "Pool" in n.op_type] == ["GlobalMaxPool"]
+    data = Data([rng.standard_normal((1, 4, 64, 64)).astype(np.float32) for _ in range(2)])
+    cut, linear = gather(model, data, [Request("r"), Request("h")])
+    assert linear.low < 0.0 == cut.low
+    assert cut.high == (linear.high if "Relu" in after else 6.0)
 
 
 @pytest.mark.parametrize("known", [True, False])
