@@ -1,10 +1,11 @@
 """How each operator runs on 8-bit integers in onnxruntime's CPU provider.
 
 A row states what was observed by building the quantize/dequantize form of the operator and looking
-at the graph that onnxruntime makes of it (extended optimisations, version 1.31): the test
-``tests/converter/ops/test_quantizable.py`` repeats the observation for every row, so a runtime that
-fuses differently is noticed. Operators that are not fused have no row and stay in float; among them
-are Sub, Div, Pad, ConvTranspose, ReduceMean, Tanh, PRelu and HardSwish.
+at the graph that onnxruntime makes of it (version 1.31): :mod:`converter.execution.fusion_probe`
+repeats the observation for every row, so a runtime that fuses differently is noticed. Operators
+that are not fused have no row and stay in float; among them are Sub, Div, Pad, ConvTranspose,
+ReduceMean, Tanh, PRelu and HardSwish. Softmax is fused but has no row: on integers it takes two to
+six times as long, and 8 bits are few for shares.
 """
 
 from __future__ import annotations
@@ -127,6 +128,7 @@ _MATMUL = QuantizableOp(
     weight_ranks=(2,),
     float_output=True,
 )
+_WHERE = QuantizableOp(Role.GRID, "QLinearWhere", activations=(1, 2))
 _MOVE = QuantizableOp(Role.SHARED)
 _MAXPOOL = QuantizableOp(Role.SHARED, shrinks=True, accepts=_single_output)
 _RESIZE = QuantizableOp(Role.SHARED, accepts=_nearest)
@@ -165,6 +167,7 @@ QUANTIZABLE: Table[QuantizableOp] = Table(
         ),
         Entry("LeakyRelu", _unary("QLinearLeakyRelu"), since=10),
         Entry("Sigmoid", _unary("QLinearSigmoid", (0.0, 1.0)), since=10),
+        Entry("Where", _WHERE, since=10),
         Entry("MaxPool", _MAXPOOL, since=12),
         Entry("Resize", _RESIZE, since=13),
         Entry("Reshape", _MOVE, since=10),

@@ -2,8 +2,8 @@
 
 A row says where QuantizeLinear/DequantizeLinear pairs go, on which integer grids, and what is left
 in float. ``ort-cpu`` follows what onnxruntime's CPU provider was observed to fuse
-(:mod:`converter.ops.probe`); the other rows follow the documents of their makers and are not
-measured here, so no estimate of speed is made for them.
+(:mod:`converter.execution.fusion_probe`); the other rows follow the documents of their makers and
+are not measured here, so no estimate of speed is made for them.
 """
 
 from __future__ import annotations
