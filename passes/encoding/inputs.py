@@ -275,7 +275,7 @@ def _distinct(reference: ir.Model, student: ir.Model) -> tuple[ir.Model, ...]:
 
 def _write(model: ir.Model, names: Sequence[str], folder: Path) -> Path:
     """Write a copy of the model whose only outputs are the named values."""
-    from converter.io import formats
+    from converter.execution.runner import materialize
 
     copy = model.clone()
     inputs = {v.name for v in copy.graph.inputs}
@@ -284,6 +284,4 @@ def _write(model: ir.Model, names: Sequence[str], folder: Path) -> Path:
     copy.graph.outputs.extend(values[name] for name in names if name not in inputs)
     if not copy.graph.outputs:  # every source is an input; a model has to have an output
         copy.graph.outputs.append(next(iter(values.values())))
-    path = Path(tempfile.mkdtemp(prefix="model-", dir=folder)) / "model.onnx"
-    formats.save(copy, path)
-    return path
+    return materialize(copy, folder)
