@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from converter.calibration.kinds import STATISTICS
-from converter.calibration.sketches import Sketcher, known_shape
+from converter.calibration.sketches import Sketcher
 from converter.calibration.statistic import Request
 from converter.core.graph import Names
 from converter.errors import DataError
@@ -38,13 +38,18 @@ class Probe:
 
 
 def augment(
-    model: ir.Model, requests: Sequence[Request], *, whole: bool = False
+    model: ir.Model,
+    requests: Sequence[Request],
+    *,
+    given: Mapping[str, Sequence[int]] | None = None,
+    whole: bool = False,
 ) -> tuple[ir.Model, tuple[Probe, ...]]:
     """Return the copy, and how each statistic is filled from its outputs.
 
     Args:
         model: Left as it is.
         requests: Values of the main graph.
+        given: Shapes of inputs in the data.
         whole: Hand out every tensor as it is.
 
     Raises:
@@ -57,9 +62,9 @@ def augment(
     if missing:
         raise DataError("values to calibrate are not in the model", where=", ".join(missing[:5]))
     outputs: dict[str, ir.Value] = {}
-    sketcher = Sketcher(copy, names)
+    sketcher = Sketcher(copy, names, given)
     wanted = {r.value_name: values[r.value_name] for r in requests}
-    in_graph = set() if whole else _large(wanted)
+    in_graph = set() if whole else _large(sketcher, wanted)
     probes = []
     for request in requests:
         value = values[request.value_name]
@@ -70,7 +75,7 @@ def augment(
             continue
         if not value.is_graph_input():
             outputs[request.value_name] = value
-        size = _nbytes(value)
+        size = _nbytes(sketcher, value)
         nbytes = int(size) if math.isfinite(size) else 0
         probes.append(Probe(request, (request.value_name,), reduced=False, nbytes=nbytes))
     copy.graph.outputs.clear()
@@ -96,19 +101,19 @@ def _values(graph: ir.Graph) -> dict[str, ir.Value]:
     return values
 
 
-def _nbytes(value: ir.Value) -> float:
+def _nbytes(sketcher: Sketcher, value: ir.Value) -> float:
     """Return the size of a float tensor in bytes, infinity where it is not known."""
-    shape = known_shape(value)
+    shape = sketcher.shape(value)
     return math.inf if shape is None else 4.0 * math.prod(shape)
 
 
-def _large(values: Mapping[str, ir.Value]) -> set[str]:
+def _large(sketcher: Sketcher, values: Mapping[str, ir.Value]) -> set[str]:
     """Choose the values to reduce inside the graph: the largest, of unknown size first."""
     sizes: dict[str, float] = {}
     for name, value in values.items():
         if value.dtype not in {None, ir.DataType.FLOAT} or value.is_graph_input():
             continue
-        size = _nbytes(value)
+        size = _nbytes(sketcher, value)
         if size >= SMALL_NBYTES:
             sizes[name] = size
     ranked = sorted(sizes, key=lambda name: -sizes[name])

@@ -49,8 +49,10 @@ class Average:
         """Take in one tensor by (smallest, largest) elements along its first axis."""
         low, high = values
         if low.size:
-            rows = per_sample(low, source), per_sample(high, source)
-            self._add(rows[0].min(axis=1), rows[1].max(axis=1))
+            highs = per_sample(high, source).max(axis=1)
+            # one low end for all samples where no element can be negative
+            lows = low.repeat(len(highs)) if low.ndim == 0 else per_sample(low, source).min(axis=1)
+            self._add(lows, highs)
 
     def merge(self, other: Average) -> None:
         """Take in everything that ``other`` has seen."""

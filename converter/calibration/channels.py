@@ -22,7 +22,7 @@ def _empty() -> Array:
 class Moments:
     """Sums of elements and of their squares per channel, in float64.
 
-    Within one sample and channel elements are added in float32, in pairs; their sums in float64.
+    Within one sample and channel elements are added in float32, sums of that in float64.
     The error of the mean is estimated from the means of single samples.
 
     Attributes:
@@ -35,7 +35,7 @@ class Moments:
         mean_squares: Sum over samples of its square: float64 (channels,).
     """
 
-    sketches: ClassVar[tuple[str, ...]] = ("sums", "squares", "size")
+    sketches: ClassVar[tuple[str, ...]] = ("mean", "mean_square", "size")
 
     axis: int = 1
     count: int = 0
@@ -61,13 +61,16 @@ class Moments:
         self._add(sums, squares, cut.shape[2])
 
     def update_reduced(self, *values: Array, source: Source = ONE) -> None:
-        """Take in one tensor by sums and squares along its first axis, and its size."""
-        sums, squares, size = values
-        if not int(size):
+        """Take in one tensor by means along its first axis, of elements and squares, and its size."""
+        size = int(values[2])
+        if not size:
             return
-        if sums.shape[0] != source.samples:
-            sums, squares = sums.sum(axis=0, keepdims=True), squares.sum(axis=0, keepdims=True)
-        self._add(sums, squares, int(size) // sums.size)
+        mean, square = (v.reshape(v.shape[:2]).astype(np.float64) for v in values[:2])
+        count = size // mean.size
+        if len(mean) != source.samples:  # an axis of another kind: one sample
+            mean, square = mean.mean(axis=0, keepdims=True), square.mean(axis=0, keepdims=True)
+            count = size // mean.size
+        self._add(mean * count, square * count, count)
 
     def merge(self, other: Moments) -> None:
         """Take in everything that ``other`` has seen; sums are added in the order of merging."""

@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from converter.calibration.augment import Probe, augment
 from converter.calibration.kinds import STATISTICS
 from converter.calibration.statistic import Request, Source, Statistic
@@ -77,7 +79,9 @@ def _collect(
     with tempfile.TemporaryDirectory(
         prefix="calibration-", dir=settings.workspace, ignore_cleanup_errors=True
     ) as folder:
-        augmented, probes = augment(model, requests, whole=whole)
+        first = next(iter(dataset), None)
+        given = {} if first is None else {n: np.shape(a) for n, a in first.inputs.items()}
+        augmented, probes = augment(model, requests, given=given, whole=whole)
         path = Path(folder) / "model.onnx"
         formats.save(augmented, path)
         del augmented

@@ -63,9 +63,10 @@ class Histogram:
             self.update(usable)
             return
         first, last = self._make_room(low, high)
-        bins = np.floor(flat * np.float32(2.0**-self.exponent))
+        bins = flat * np.float32(2.0**-self.exponent)
+        np.floor(bins, out=bins)
         bins -= np.float32(first)
-        self._add(first, np.bincount(bins.astype(np.int32), minlength=last - first + 1))
+        self._add(first, np.bincount(bins.astype(np.intp), minlength=last - first + 1))
 
     def update_reduced(self, *values: Array, source: Source = ONE) -> None:
         """Take in the part of a tensor that was handed out."""

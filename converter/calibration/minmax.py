@@ -45,7 +45,9 @@ class MinMax:
         """Take in one tensor by the smallest and largest elements of its parts."""
         low, high = values
         if low.size:
-            self._widen(float(low.min()), float(high.max()))
+            ends = float(low.min()), float(high.max())
+            # A maximum that skips NaN finds nothing at all where there is nothing else.
+            self._widen(*(ends if not ends[0] > ends[1] else (math.nan, math.nan)))
 
     def merge(self, other: MinMax) -> None:
         """Take in everything that ``other`` has seen."""

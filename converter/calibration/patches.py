@@ -41,7 +41,7 @@ class Geometry:
 
     @classmethod
     def of(cls, node: ir.Node, weight_shape: Sequence[int]) -> Geometry:
-        """Read the geometry of a Conv (1 to 3 axes), Gemm or MatMul.
+        """Read the geometry of a Conv or pooling (1 to 3 axes), Gemm or MatMul.
 
         Args:
             node: The layer; its first input is the activation.
@@ -54,7 +54,7 @@ class Geometry:
             node.op_type == "Gemm" and not node.attributes.get_int("transA", 0)
         ):
             return cls()
-        if node.op_type != "Conv":
+        if node.op_type not in {"Conv", "AveragePool", "MaxPool"}:
             raise ValueError(f"{node.op_type} does not multiply rows of its input with its weight")
         kernel = tuple(int(k) for k in weight_shape[2:])
         axes, read = len(kernel), node.attributes
@@ -94,6 +94,15 @@ class Geometry:
     def reach(self) -> tuple[int, ...]:
         """Elements that the window spans on every axis."""
         return tuple((k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True))
+
+    def positions(self, sizes: Sequence[int]) -> tuple[int, ...]:
+        """Return how many positions the window takes on every axis of these sizes."""
+        return tuple(
+            max(0, (size + sum(pads) - reach) // stride + 1)
+            for size, pads, reach, stride in zip(
+                sizes, self.padding(sizes), self.reach, self.strides, strict=True
+            )
+        )
 
     def padding(self, sizes: Sequence[int]) -> tuple[tuple[int, int], ...]:
         """Return the zeros before and after every axis of an input of these spatial sizes."""

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
-from converter.calibration.ranks import ranks
+from converter.calibration.shapes import shapes
 from converter.core import graph as g
 
 if TYPE_CHECKING:
     from converter.core.graph import Names
 
 THINNED = 1 << 14
-"""Of a large tensor at least this many elements are handed out for its histogram."""
-_AXES_AS_INPUT: Mapping[str, int] = {"ReduceSum": 13}
-"""Opset from which a reduction takes its axes as an input; 18 for all others."""
+"""Of a large tensor about this many elements are handed out for its histogram."""
+_AXES_AS_INPUT = 18
+"""Opset from which the reductions used here take their axes as an input."""
 _SLICE_BY_INPUTS = 10
 _ALL = 2**62
 
@@ -29,13 +29,16 @@ class Sketcher:
     Args:
         model: Its main graph gets the nodes.
         names: Of the model.
+        given: Shapes of inputs in the data.
     """
 
-    def __init__(self, model: ir.Model, names: Names) -> None:
+    def __init__(
+        self, model: ir.Model, names: Names, given: Mapping[str, Sequence[int]] | None = None
+    ) -> None:
         self.graph = model.graph
         self.opset = g.opset(model)
         self._names = names
-        self._ranks = ranks(model.graph)
+        self._shapes = shapes(model.graph, given or {})
         self._made: dict[tuple[str, ...], ir.Value] = {}
 
     def sketch(self, value: ir.Value, kind: str, axis: int) -> ir.Value | None:
@@ -57,7 +60,7 @@ class Sketcher:
     def reduce(self, value: ir.Value, op_type: str, axes: Sequence[int]) -> ir.Value:
         """Append a reduction over some axes; () is all, valid in every opset."""
         inputs, attributes = [value], {"keepdims": ir.AttrInt64("keepdims", 0)}
-        if axes and self.opset < _AXES_AS_INPUT.get(op_type, 18):
+        if axes and self.opset < _AXES_AS_INPUT:
             attributes["axes"] = ir.AttrInt64s("axes", tuple(axes))
         elif axes:
             inputs.append(self.integers(tuple(axes)))
@@ -71,9 +74,30 @@ class Sketcher:
             self._made[key] = g.add_initializer(self.graph, name, np.array(numbers, np.int64))
         return self._made[key]
 
+    def pool(self, op_type: str, value: ir.Value) -> ir.Value:
+        """Append a pooling over all of each feature map: (N, channels, 1, 1)."""
+        key = (op_type, value.name or "")
+        if key not in self._made:
+            self._made[key] = self.add(op_type, [value], like=value)
+        return self._made[key]
+
+    def square(self, value: ir.Value) -> ir.Value:
+        """Append the squares of all elements."""
+        key = ("square", value.name or "")
+        if key not in self._made:
+            self._made[key] = self.add("Mul", [value, value], like=value)
+            self._shapes[self._made[key]] = self._shapes[value]
+        return self._made[key]
+
     def rank(self, value: ir.Value) -> int:
         """Return the number of axes, 0 where it is not known."""
-        return self._ranks.get(value, 0)
+        return len(self._shapes.get(value, ()))
+
+    def shape(self, value: ir.Value) -> tuple[int, ...] | None:
+        """Return all sizes, or None where one is not known."""
+        shape = self._shapes.get(value)
+        known = tuple(d for d in shape or () if d is not None)
+        return known if shape is not None and len(known) == len(shape) else None
 
     def zero(self) -> ir.Value:
         """Return an output that is always 0, the same one every time."""
@@ -103,16 +127,21 @@ class Sketcher:
 
 def _low(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value | None:
     """Smallest element; 0, which is a bound, of values that cannot be negative."""
-    if not _pooled(sketcher, value):
-        return sketcher.reduce(value, "ReduceMin", ())
-    return sketcher.zero()
+    if _pooled(sketcher, value):
+        return _end(sketcher, value, "ReduceMin")
+    return sketcher.reduce(value, "ReduceMin", ())
 
 
 def _high(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value | None:
     """Largest element; pooled values give one per channel."""
-    if not _pooled(sketcher, value):
-        return sketcher.reduce(value, "ReduceMax", ())
-    return sketcher.add("GlobalMaxPool", [value], like=value)
+    if _pooled(sketcher, value):
+        return _end(sketcher, value, "ReduceMax")
+    return sketcher.reduce(value, "ReduceMax", ())
+
+
+def _end(sketcher: Sketcher, value: ir.Value, op_type: str) -> ir.Value:
+    """Return one end of a pooled value: 0, or the largest per channel (N, channels, 1, 1)."""
+    return sketcher.zero() if op_type == "ReduceMin" else sketcher.pool("GlobalMaxPool", value)
 
 
 def _pooled(sketcher: Sketcher, value: ir.Value) -> bool:
@@ -141,6 +170,8 @@ def _per_sample(op_type: str) -> Callable[[Sketcher, ir.Value, int], ir.Value | 
     """Reduce over all axes but the first: (first axis,)."""
 
     def build(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value | None:
+        if _pooled(sketcher, value):
+            return _end(sketcher, value, op_type)
         rank = sketcher.rank(value)
         return sketcher.reduce(value, op_type, range(1, rank)) if rank > 1 else None
 
@@ -154,23 +185,31 @@ def _per_channel(op_type: str) -> Callable[[Sketcher, ir.Value, int], ir.Value |
         rank = sketcher.rank(value)
         if not -rank <= axis < rank or rank < 2:
             return None
+        if axis % rank == 1 and _pooled(sketcher, value):
+            end = _end(sketcher, value, op_type)
+            return end if op_type == "ReduceMin" else sketcher.reduce(end, op_type, (0, 2, 3))
         return sketcher.reduce(value, op_type, [a for a in range(rank) if a != axis % rank])
 
     return build
 
 
-def _per_sample_and_channel(
-    op_type: str,
-) -> Callable[[Sketcher, ir.Value, int], ir.Value | None]:
-    """Reduce over all axes but the first and the channels': (first axis, channels)."""
+def _mean(sketcher: Sketcher, value: ir.Value, axis: int) -> ir.Value | None:
+    """Mean per entry of the first axis and channel: (first axis, channels), or with ones after."""
+    rank = sketcher.rank(value)
+    if not -rank <= axis < rank or axis % rank == 0 or rank < 3:
+        return None
+    if rank == 4 and axis % rank == 1:
+        return sketcher.pool("GlobalAveragePool", value)
+    others = [a for a in range(1, rank) if a != axis % rank]
+    return sketcher.reduce(value, "ReduceMean", others)
 
-    def build(sketcher: Sketcher, value: ir.Value, axis: int) -> ir.Value | None:
-        rank = sketcher.rank(value)
-        if not -rank <= axis < rank or axis % rank == 0 or rank < 3:
-            return None
-        return sketcher.reduce(value, op_type, [a for a in range(1, rank) if a != axis % rank])
 
-    return build
+def _mean_square(sketcher: Sketcher, value: ir.Value, axis: int) -> ir.Value | None:
+    """Mean of the squares per entry of the first axis and channel."""
+    rank = sketcher.rank(value)
+    if not -rank <= axis < rank or axis % rank == 0 or rank < 3:
+        return None
+    return _mean(sketcher, sketcher.square(value), axis)
 
 
 def _size(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value:
@@ -185,18 +224,16 @@ def _thinned(sketcher: Sketcher, value: ir.Value, _: int) -> ir.Value | None:
     """
     if sketcher.opset < _SLICE_BY_INPUTS:
         return None
+    sizes = sketcher.shape(value)
+    stride = 1 if sizes is None or len(sizes) != 4 else math.isqrt(math.prod(sizes) // THINNED) + 1
+    if stride > 2:  # as blocks of channels, see _pooled; one element is its own average
+        strides = ir.AttrInt64s("strides", (stride, stride))
+        kernel = ir.AttrInt64s("kernel_shape", (1, 1))
+        return sketcher.add("AveragePool", [value], [kernel, strides], like=value)
     flat = sketcher.add("Reshape", [value, sketcher.integers((-1,))], like=value)
-    sizes = known_shape(value)
     step = _unknown_step(sketcher, value) if sizes is None else sketcher.integers((_step(sizes),))
     ends = [sketcher.integers((number,)) for number in (0, _ALL, 0)]
     return sketcher.add("Slice", [flat, *ends, step], like=value)
-
-
-def known_shape(value: ir.Value) -> tuple[int, ...] | None:
-    """Return the sizes that the file states, or None where one is missing."""
-    if value.shape is None or not all(isinstance(d, int) for d in value.shape):
-        return None
-    return tuple(value.shape.numpy())
 
 
 def _step(sizes: Sequence[int]) -> int:
@@ -226,10 +263,10 @@ SKETCHES: Mapping[str, Callable[[Sketcher, ir.Value, int], ir.Value | None]] = {
     "high_per_sample": _per_sample("ReduceMax"),
     "low_per_channel": _per_channel("ReduceMin"),
     "high_per_channel": _per_channel("ReduceMax"),
-    "sums": _per_sample_and_channel("ReduceSum"),
-    "squares": _per_sample_and_channel("ReduceSumSquare"),
+    "mean": _mean,
+    "mean_square": _mean_square,
     "size": _size,
     "thinned": _thinned,
 }
 """What can be computed inside the graph."""
-_PER_CHANNEL = {"low_per_channel", "high_per_channel", "sums", "squares"}
+_PER_CHANNEL = {"low_per_channel", "high_per_channel", "mean", "mean_square"}
