@@ -16,6 +16,7 @@ from passes.affine.observed import Choice, Observed
 from passes.affine.opset import PER_CHANNEL_OPSET, raise_opset
 from passes.affine.pay import slower_note
 from passes.affine.placement import Placement, place
+from passes.affine.portable import Sums, portability_note
 from passes.affine.qoperator import write_operators
 from passes.affine.rules import Rules, rules_of
 from passes.dynamic.encoder import Parts, Wish, quantize_parts
@@ -82,6 +83,9 @@ class Quantize(Pass):
     ] = "qdq"
     per_channel: Annotated[bool, Param("one scale per output channel of a weight")] = True
     symmetric: Annotated[bool, Param("grids of activations have zero in their middle")] = False
+    portable: Annotated[
+        bool, Param("7-bit weights in layers whose sums saturate on x86 processors without VNNI")
+    ] = False
     speed: Annotated[
         Literal["balanced", "max"],
         Param("balanced: float where integers are estimated to be slower; max: all that fuses"),
@@ -146,6 +150,11 @@ class Quantize(Pass):
         else:
             numbers = memory.recall(ranges.numbers(plan))
         notes += memory.notes
+        if self.portable or (self.method == "auto" and self.max_loss is None):
+            sums = Sums(model, plan, numbers, per_channel=ranges.per_channel)
+            found = sums.saturating(context)
+            numbers = sums.narrowed(found) if self.portable else numbers
+            notes += portability_note(found, narrowed=self.portable)
         writer = Writer(model, numbers, per_channel=ranges.per_channel)
         writer.write(plan.units)
         if self.format == "qoperator":

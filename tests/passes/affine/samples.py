@@ -11,6 +11,7 @@ import support
 
 from converter.calibration.collect import collect
 from converter.core.context import Batch, Context, RunSettings
+from converter.execution.runner import with_outputs
 
 
 class Samples:
@@ -36,7 +37,7 @@ class InProcess:
     def run(
         self, model: ir.Model, feeds: Iterable[Any], outputs: Sequence[str] | None = None
     ) -> list[dict[str, np.ndarray]]:
-        return support.run_all(model, feeds)
+        return support.run_all(with_outputs(model, outputs), feeds)
 
     def collect(self, model: ir.Model, requests: Sequence[Any], dataset: Any) -> Any:
         return collect(model, requests, dataset, settings=RunSettings())
