@@ -10,7 +10,8 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-_HALF_SMALLEST = 2.0**-14
+_HALF_SMALLEST = 2.0**-24
+_HALF_ORDINARY = 2.0**-11
 _HALF_LARGEST = 60000.0
 
 
@@ -55,12 +56,16 @@ class Codes:
 def storable(scales: Array) -> Array:
     """Round scales to what the file will hold: float16 where their range allows, else float32.
 
-    Rounding them before the integers are chosen lets the integers make up for it.
+    Rounding them before the integers are chosen lets the integers make up for it. A few very small
+    scales beside ordinary ones lose digits that nobody would notice.
+
+    Args:
+        scales: Above zero.
     """
-    size = np.abs(scales)
-    if size.size and (size.min() < _HALF_SMALLEST or size.max() > _HALF_LARGEST):
+    largest = float(scales.max(initial=0.0))
+    if not _HALF_ORDINARY <= largest <= _HALF_LARGEST:
         return np.asarray(scales, np.float32)
-    return np.asarray(scales, np.float16).astype(np.float32)
+    return np.maximum(scales, _HALF_SMALLEST).astype(np.float16).astype(np.float32)
 
 
 def even_block(columns: int, wanted: int) -> int:
