@@ -9,6 +9,7 @@ from converter.core import graph as g
 from converter.core.contract import Outcome, Pass, Skip
 from converter.core.params import Param
 from converter.core.select import Selection
+from passes.dynamic.gelu import join
 from passes.dynamic.plan import LEAST_OPSET, plan
 from passes.dynamic.residual import keep_apart
 from passes.dynamic.write import Writer
@@ -48,9 +49,10 @@ class QuantizeDynamic(Pass):
         skipped += found.skipped
         if not found:
             return Outcome(modified=raised, skipped=tuple(skipped), notes=notes)
+        joined = join(model, found.products)
         writer = Writer(model, per_channel=self.per_channel)
         writer.write(found)
-        counts = dict(writer.counts)
+        counts = {**writer.counts, **({"gelus_joined": joined} if joined else {})}
         apart = keep_apart(model) if found.products else 0
         if apart:
             counts["sums_kept_apart"] = apart

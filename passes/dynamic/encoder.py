@@ -17,7 +17,7 @@ import numpy as np
 from converter.core import graph as g
 from converter.core.select import Selection
 from passes.affine.eligible import after_gelu
-from passes.dynamic.gelu import expand
+from passes.dynamic.gelu import expand, join
 from passes.dynamic.plan import Plan, plan
 from passes.dynamic.residual import keep_apart
 from passes.dynamic.write import Writer
@@ -185,6 +185,7 @@ def _smoothed(model: ir.Model, context: Context, wish: Wish) -> tuple[ir.Model |
 
 def _write(model: ir.Model, wish: Wish) -> Parts:
     found = better_dynamic(model, wish)
+    join(model, found.products)
     writer = Writer(model, per_channel=wish.per_channel)
     writer.write(found)
     counts = {f"{name}_dynamically": count for name, count in writer.counts.items()}

@@ -283,6 +283,8 @@ def _offer_lookup(node: ir.Node, graph: ir.Graph) -> Lookup | str:
     shape = tuple(table.tensor.shape.numpy())
     if len(shape) != _MATRIX_RANK or node.attributes.get_int("axis", 0) != 0 or table.transposed:
         return ""
+    if shape[1] == 1:
+        return ""  # scales of rows
     if shape[0] * shape[1] < _LEAST_TABLE:
         return "its table is too small to matter"
     if not np.isfinite(table.tensor.numpy()).all():

@@ -211,6 +211,54 @@ class TestProducts:
         close(before, model, {**feed, **tokens()})
 
 
+class TestGelu:
+    TEXT = """g (float[2,5,64] x) => (float[2,5,64] y) {
+        h0 = MatMul (x, w1)
+        h = Add (h0, b1)
+        d = Div (h, root)
+        e = Erf (d)
+        o = Add (e, one)
+        a = Mul (h, o)
+        y = MatMul (a, w2)
+    }"""
+
+    def model(self, root: float = 2**0.5) -> ir.Model:
+        return support.model_from_text(
+            self.TEXT,
+            w1=weights(64, 128),
+            b1=weights(128),
+            w2=weights(128, 64),
+            root=np.float32(root),
+            one=np.float32(1),
+        )
+
+    def test_arithmetic_without_its_half_is_joined(self) -> None:
+        model = self.model()
+        before = model.clone()
+        assert quantize(model).counts["gelus_joined"] == 1
+        fused = optimised_ops(model)
+        assert fused["Gelu"] + fused["BiasGelu"] == 1
+        assert "Erf" not in fused
+        close(before, model, tokens())
+
+    def test_arithmetic_in_another_order_is_joined(self) -> None:
+        text = self.TEXT.replace("a = Mul (h, o)", "i = Mul (o, half) a = Mul (h, i)")
+        constants = {n: v.const_value.numpy() for n, v in self.model().graph.initializers.items()
+                     if v.const_value is not None}  # fmt: skip
+        model = support.model_from_text(text, half=np.float32(0.5), **constants)
+        before = model.clone()
+        assert quantize(model).counts["gelus_joined"] == 1
+        assert optimised_ops(model)["Gelu"] == 1
+        assert support.op_types(model).count("Erf") == 1
+        close(before, model, tokens())
+
+    def test_other_arithmetic_stays(self) -> None:
+        model = self.model(root=1.5)
+        before = model.clone()
+        assert "gelus_joined" not in quantize(model).counts
+        close(before, model, tokens())
+
+
 class TestTables:
     def table(self, body: str, **more: np.ndarray) -> ir.Model:
         return support.model_from_text(
