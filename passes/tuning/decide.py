@@ -21,11 +21,9 @@ if TYPE_CHECKING:
 
 FEWEST_SAMPLES = 16
 """Fewer samples say too little about the ones that were left out."""
-_CLEAR = 0.98
-"""A candidate must be this much better than a simpler one."""
 
 _PLAIN = Recipe("nearest", "none")
-_RIDGES = {8: 1.0, 4: 0.1}
+_RIDGES = {8: 8.0, 4: 0.1}
 _MOST_WIDE = 0.125
 """Share of the weights that may keep 8 bits where 4 are asked for."""
 
@@ -102,7 +100,7 @@ def decide(
         chosen = _candidates(made, options)[0]
     else:
         trials = _explore(tuner, made, options)
-        chosen, notes = _best(trials).candidate, _notes(trials, tuner.samples)
+        chosen, notes = _best(trials).candidate, _notes(trials, tuner.samples * tuner.folds // 2)
     if options.bits < 8:
         chosen, said = _mixed(tuner, chosen)
         notes += said
@@ -160,11 +158,10 @@ def _best(trials: Sequence[Trial]) -> Trial:
 
 def _notes(trials: Sequence[Trial], samples: int) -> tuple[str, ...]:
     best = _best(trials)
-    held = samples // 2
     others = sorted((t for t in trials if t is not best), key=lambda t: t.loss)
     said = "; ".join(f"{_words(t.candidate)}: {t.loss:.4g}" for t in others)
     return (
-        f"chosen by {best.measure} against float on {held} samples left out: "
+        f"chosen by {best.measure} from float on {samples} samples left out of the fit: "
         f"{_words(best.candidate)}: {best.loss:.4g}",
         f"the others: {said}",
     )

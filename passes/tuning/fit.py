@@ -39,7 +39,7 @@ class Recipe:
 
     rounding: Rounding = "gptq"
     correction: Correction = "student"
-    ridge: float = 1.0
+    ridge: float = 8.0
     bits: int = 8
 
 

@@ -18,10 +18,10 @@ import numpy as np
 from converter.calibration.patches import patches
 from converter.core import graph as g
 from converter.execution.blas import use_one_thread
-from converter.measure.damage import DamageMeter
 from passes.affine.numbers import QuantizedWeight, WeightKey
 from passes.affine.placement import Unit
 from passes.affine.scale import bias_scales, quantize_bias
+from passes.tuning.distance import Distances
 from passes.tuning.fit import Fitted, Recipe, fit
 from passes.tuning.layer import Layer, Moments, from_rows
 from passes.tuning.segments import Pieces
@@ -181,7 +181,7 @@ class _Walk:
                 student.take(layer, fit(layer, moments, recipe, student.input_scale(layer)))
 
     def damage(self) -> list[tuple[float, str]]:
-        """Run to the end and compare the outputs."""
+        """Run to the end and compare the outputs on what was left out, sample by sample."""
         self._float.finish()
         names = [v.name or "" for v in self.task.model.graph.outputs]
         found = []
@@ -189,15 +189,14 @@ class _Walk:
             self.task.students, self._students, self._masks, strict=True
         ):
             pieces.finish()
-            meter = DamageMeter()
-            for i, samples in enumerate(self._samples):
+            distances = Distances()
+            for i in range(len(self._samples)):
                 held = masks[i] if all(student.fit_on) else ~masks[i]
-                expected = {n: _chosen(self._float.values[n][i], held) for n in names}
-                actual = {n: _chosen(pieces.values[n][i], held) for n in names}
-                if held.any():
-                    meter.update(expected, actual, None, samples)
-            result = meter.result()
-            found.append((result.loss, result.measure))
+                for n in names:
+                    if held.any():
+                        old = _chosen(self._float.values[n][i], held)
+                        distances.update(n, old, _chosen(pieces.values[n][i], held))
+            found.append(distances.result())
         return found
 
     def _most(self, layer: Layer) -> int:

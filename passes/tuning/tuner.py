@@ -58,7 +58,7 @@ class Trial:
     noise: Mapping[str, float]
 
 
-_MOST_WORK = 6e6
+_MOST_WORK = 8e6
 """Work per row (see :func:`work_of`) up to which samples are left out twice."""
 
 
