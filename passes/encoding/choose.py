@@ -27,6 +27,9 @@ RIDGE = 0.1
 """Of the least-squares target, in units of the mean of the Gram matrix's diagonal."""
 DAMPING = 0.01
 """Added to the diagonal of a Gram matrix, as a share of its mean."""
+ENOUGH_ROWS = 6
+"""Rows per column from which on neither needs to be stronger; with fewer both grow in proportion:
+directions that a few samples do not show are not free to be wrong in."""
 SWEEPS = 4
 """Rounds of coordinate descent after the sequential rounding; measured: more change nothing."""
 
@@ -98,7 +101,8 @@ def gptq(rows: Array, form: Form, inputs: Inputs) -> Codes:
     groups = len(inputs.gram)
     layers = rows.astype(np.float64).reshape(groups, -1, rows.shape[1])
     mask = layers == 0.0
-    target = least_squares(layers, inputs.gram, inputs.cross, RIDGE)
+    scarce = scarcity(inputs)
+    target = least_squares(layers, inputs.gram, inputs.cross, RIDGE * scarce)
     target = np.where(mask, 0.0, target)
     importance = np.einsum("gkk->gk", inputs.gram)
     importance = importance + 0.01 * importance.mean(axis=1, keepdims=True)
@@ -119,7 +123,7 @@ def gptq(rows: Array, form: Form, inputs: Inputs) -> Codes:
         inputs.gram,
         lattice,
         mask if mask.any() else None,
-        damping=DAMPING,
+        damping=DAMPING * scarce,
         sweeps=SWEEPS,
     )
     integers = codes.reshape(rows.shape).astype(np.int32)
@@ -127,6 +131,12 @@ def gptq(rows: Array, form: Form, inputs: Inputs) -> Codes:
         columns = np.repeat(zeros, form.block, axis=1)[:, : rows.shape[1]]
         integers = np.where(mask.reshape(rows.shape), columns, integers)
     return Codes(integers, scales, zeros, form.bits, form.block)
+
+
+def scarcity(inputs: Inputs) -> float:
+    """Return by how much ridge and damping grow because there are few rows: 1 or more."""
+    columns = int(inputs.gram.shape[-1])
+    return max(1.0, ENOUGH_ROWS * columns / max(1, inputs.count))
 
 
 def _widest(rows: Array, form: Form) -> Grid:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from passes.encoding.choose import DAMPING, RIDGE, SWEEPS
+from passes.encoding.choose import DAMPING, RIDGE, SWEEPS, scarcity
 from passes.encoding.codes import storable
 from passes.encoding.inputs import Inputs
 from passes.encoding.palette import Palette
@@ -39,7 +39,9 @@ def cluster(rows: Array, bits: int, tables: int, inputs: Inputs | None) -> Palet
     groups = len(inputs.gram)
     layers = wide.reshape(groups, -1, wide.shape[1])
     mask = layers == 0.0
-    target = np.where(mask, 0.0, least_squares(layers, inputs.gram, inputs.cross, RIDGE))
+    scarce = scarcity(inputs)
+    target = least_squares(layers, inputs.gram, inputs.cross, RIDGE * scarce)
+    target = np.where(mask, 0.0, target)
     importance = np.einsum("gkk->gk", inputs.gram)
     importance = importance + 0.01 * importance.mean(axis=1, keepdims=True)
     shares = np.broadcast_to(importance[:, None], layers.shape).reshape(wide.shape)
@@ -50,7 +52,12 @@ def cluster(rows: Array, bits: int, tables: int, inputs: Inputs | None) -> Palet
     def onto(book: Array) -> tuple[Array, float]:
         spread = np.repeat(book, len(wide) // tables, axis=0) if tables > 1 else book
         codes, numbers = sequential(
-            target, inputs.gram, Table(spread, scales), held, damping=DAMPING, sweeps=SWEEPS
+            target,
+            inputs.gram,
+            Table(spread, scales),
+            held,
+            damping=DAMPING * scarce,
+            sweeps=SWEEPS,
         )
         return codes.astype(np.int64), float(damage(target - numbers, inputs.gram).sum())
 
