@@ -112,8 +112,6 @@ class Quantize(Pass):
             MissingDataError: There is no calibration data.
             ConverterError: The model cannot be run on the calibration data.
         """
-        if self.activations == "none":
-            return self._weights_only(model, context)
         memory = Memory()
         if self.max_loss is None:
             return self._quantize(model, context, memory)
@@ -122,13 +120,16 @@ class Quantize(Pass):
             return self._quantize(given, inner, memory, spared)
 
         original = model.clone()
-        self._raise_opset(original, Selection(self.include, self.exclude), context)
+        if self.activations != "none":
+            self._raise_opset(original, Selection(self.include, self.exclude), context)
         return within(quantize, (model, original), context, self.max_loss)
 
     def _quantize(
         self, model: ir.Model, context: Context, memory: Memory, spared: tuple[str, ...] = ()
     ) -> Outcome:
         """Quantize all but some layers, with the numbers in memory or new ones."""
+        if self.activations == "none":
+            return self._weights_only(model, context, spared)
         selection = Selection(self.include, (*self.exclude, *spared))
         nodes = list(g.walk(model))
         skipped = [Skip(p, "matches no node") for p in selection.unmatched(nodes)]
@@ -177,7 +178,9 @@ class Quantize(Pass):
             return Parts(notes=(said,) if self.transformers == "dynamic" else ())
         named = self.method != type(self).method
         everything = self.transformers == "dynamic" or (self.transformers == "auto" and not named)
-        wish = Wish(selection, everything, self.per_channel, memory.smoothed)
+        # The second normalization and the GELU of a smoothed layer cost some percent.
+        smoothing = False if self.speed == "max" else memory.smoothed
+        wish = Wish(selection, everything, self.per_channel, smoothing)
         parts = quantize_parts(model, context, wish)
         memory.smoothed = parts.smoothed if memory.smoothed is None else memory.smoothed
         return parts
@@ -221,10 +224,14 @@ class Quantize(Pass):
     def _rules(self) -> Rules:
         return rules_of(self.target, self.activations, symmetric=self.symmetric)
 
-    def _weights_only(self, model: ir.Model, context: Context) -> Outcome:
+    def _weights_only(self, model: ir.Model, context: Context, spared: tuple[str, ...]) -> Outcome:
         """Store weights as int8 with one scale per channel, and compute in float."""
         weights = QuantizeWeights(
-            bits=8, block=0, symmetric=True, include=self.include, exclude=self.exclude
+            bits=8,
+            block=0,
+            symmetric=True,
+            include=self.include,
+            exclude=(*self.exclude, *spared),
         )
         return weights.apply(model, context)
 

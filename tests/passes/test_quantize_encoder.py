@@ -115,6 +115,15 @@ def test_wide_channels_are_smoothed_where_that_helps() -> None:
     assert sqnr(before, model, feeds()) > sqnr(before, static, feeds()) + 6
 
 
+def test_speed_goes_before_smoothing_when_asked() -> None:
+    model = encoder(wide=40.0)
+    outcome = quantize(model, feeds(), speed="max")
+    assert not any("smoothed" in note for note in outcome.notes)
+    fused = optimised_ops(model)
+    assert fused["LayerNormalization"] == 3
+    assert fused["Gelu"] == 1
+
+
 def test_gelu_as_one_operator_takes_up_factors_too() -> None:
     model = support.model_from_text(
         """g (float[2,5,64] x) => (float[2,5,64] y) {
