@@ -19,6 +19,7 @@ from passes.affine.placement import Placement, place
 from passes.affine.portable import Sums, portability_note
 from passes.affine.qoperator import write_operators
 from passes.affine.rules import Rules, rules_of
+from passes.affine.uneven import uneven_note
 from passes.dynamic.encoder import Parts, Wish, quantize_parts
 from passes.quantize_weights import QuantizeWeights
 from passes.tuning.decide import Options, decide, unfit
@@ -142,6 +143,7 @@ class Quantize(Pass):
         plan = ranges.plan()
         skipped += plan.skipped
         notes += (*parts.notes, *self._rules.notes(), *slower_note(ranges.declined))
+        notes += uneven_note(plan, ranges.ranges)
         if not plan.units:
             changed = raised or bool(parts.counts)
             return Outcome(changed, parts.counts, tuple(skipped), notes)

@@ -70,6 +70,9 @@ def advice(data: Data) -> list[str]:
     if best:
         words = ",".join(f"exclude={layer['name']}" for layer in best)
         found.append(f"to leave the most harmful ones alone: {name}:{words}")
+    if name == "quantize" and data["whole"]["loss"] and data["whole"]["loss"] > 1e-4:
+        bound = f"{data['whole']['loss'] / 2:.1g}"
+        found.append(f"to find the smallest set for a loss, such as half of it: max_loss={bound}")
     return found
 
 

@@ -13,7 +13,9 @@ from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from converter.core import graph as g
 from converter.core.contract import Outcome, Skip
+from converter.errors import PreconditionError
 from converter.measure.damage import Damage, DamageMeter
 from converter.search.probe import Work
 from converter.search.sensitivity import examine
@@ -90,6 +92,9 @@ def within(
             which stays as it is.
         context: Runs models; its samples decide.
         bound: Largest loss, as of :class:`converter.measure.damage.Damage`.
+
+    Raises:
+        PreconditionError: Quantizing changed the opset in a way not foreseen.
     """
     model, original = models
     if context.services is not None:
@@ -97,6 +102,12 @@ def within(
     trial = original.clone()
     if not quantize(trial, context, ()).modified:
         return quantize(model, context, ())
+    if g.opset(trial) != g.opset(original):
+        raise PreconditionError(
+            f"max_loss cannot compare opset {g.opset(original)} with opset {g.opset(trial)}",
+            where="max_loss",
+            hint=f"put convert_opset:to={g.opset(trial)} before the pass",
+        )
 
     def write(names: tuple[str, ...]) -> ir.Model:
         made = original.clone()

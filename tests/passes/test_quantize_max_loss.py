@@ -34,9 +34,9 @@ def net() -> ir.Model:
     return model_from_text(NET, **made)
 
 
-def quantize(bound: float | None, **parameters: object) -> converter.Artifact:
-    pass_ = Quantize(method="minmax", speed="max", max_loss=bound, **parameters)
-    return converter.convert(net(), passes=[pass_], data=SAMPLES)
+def quantize(bound: float | None, *, verify: bool = False) -> converter.Artifact:
+    pass_ = Quantize(method="minmax", speed="max", max_loss=bound)
+    return converter.convert(net(), passes=[pass_], data=SAMPLES, verify=verify)
 
 
 def damage(model: ir.Model) -> Damage:
@@ -52,7 +52,7 @@ def spared(artifact: converter.Artifact) -> set[str]:
 
 
 def test_a_loose_bound_quantizes_every_layer() -> None:
-    found = quantize(0.9)
+    found = quantize(0.9, verify=True)
     assert spared(found) == set()
     assert found.report.proof.integers.layers == 4
     assert any("so every layer is quantized" in note for note in found.run.steps[0].outcome.notes)
@@ -71,7 +71,7 @@ def test_the_layer_that_hurts_is_left_and_no_other() -> None:
 
 
 def test_an_unreachable_bound_leaves_a_usable_float_model() -> None:
-    found = quantize(1e-12)
+    found = quantize(1e-12, verify=True)
     assert damage(found.model).loss <= 1e-12
     assert found.verdict.passed
     assert found.verdict.latency is not None
@@ -110,3 +110,10 @@ def test_a_missed_budget_names_the_words_that_help() -> None:
         data=SAMPLES,
         budget="cosine>=0.9999",
     )
+
+
+def test_weights_alone_are_bounded_too() -> None:
+    pass_ = Quantize(activations="none", max_loss=1e-6)
+    found = converter.convert(net(), passes=[pass_], data=SAMPLES, verify=False)
+    assert damage(found.model).loss <= 1e-6
+    assert "max_loss=1e-06" in found.run.steps[0].outcome.notes[-1]
