@@ -93,11 +93,13 @@ def correct(
         for station in everything:
             if station.name in means.twins:
                 difference = means.twins[station.name] - means.values[station.name]
+                difference = difference + station.added()
                 done += _apply(model, station, _mean_move(station, difference, means))
     for group in _split(everything, plan.groups):
         means = measure(model, group, samples, outputs=False)
         for station in group:
             difference = original.values[station.name] - means.values[station.name]
+            difference = difference + station.added()
             move = _mean_move(station, difference, means, _factors(station, original, means))
             done += _apply(model, station, move)
     return done
@@ -174,7 +176,9 @@ def _mean_move(
     amount[~np.isfinite(amount) | (np.abs(amount) <= _NOISE * size)] = 0.0
     if factors is not None and station.rows is not None:
         # Only what the weight makes is scaled, not the bias: the mean is to stay where it is.
-        made = now.values[station.name].mean(axis=0) - station.place.current()
+        made = now.values[station.name].mean(axis=0)
+        if station.base is None:
+            made = made - station.place.current()
         amount = amount + made - factors * made
     return Move(station.name, amount, factors)
 

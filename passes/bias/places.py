@@ -52,8 +52,15 @@ class Place:
         return _replace(model, self.node, self.position, moved.astype(array.dtype))
 
     def current(self) -> Array:
-        """Return the float constant that is added now: float64 (channels,)."""
-        array = g.constant_array(self._value())
+        """Return what is added now: float64 (channels,)."""
+        value = self._value()
+        producer = None if value is None else value.producer()
+        if producer is not None and g.is_op(producer, "DequantizeLinear"):
+            integers, scale = (g.constant_array(v) for v in producer.inputs[:2])
+            assert integers is not None
+            assert scale is not None
+            return self.sign * integers.astype(np.float64) * scale.reshape(-1)
+        array = g.constant_array(value)
         if array is None:
             return np.zeros(self.channels)
         return self.sign * array.astype(np.float64).reshape(-1)

@@ -10,7 +10,7 @@ import onnx_ir as ir
 from converter.core import graph as g
 from converter.core.contract import Skip
 from converter.core.select import Selection
-from passes.bias.places import Place, norm_place, place_of
+from passes.bias.places import Array, Place, norm_place, place_of
 from passes.equalization.layers import Layer, described, layer_of
 
 _LINEAR = ("Conv", "ConvTranspose", "Gemm", "MatMul", "MatMulNBits")
@@ -29,6 +29,8 @@ class Station:
         layer: The layer of the original that makes the value; None: another operator does.
         source: Input of the layer in the changed model.
         rows: The layer of the changed model whose float weight may be scaled row by row.
+        base: What the original adds where ``place`` is, if that is another node than the one that
+            makes the value; None: the same node does both.
     """
 
     name: str
@@ -39,6 +41,11 @@ class Station:
     layer: Layer | None = None
     source: ir.Value | None = None
     rows: Layer | None = None
+    base: Array | None = None
+
+    def added(self) -> Array | float:
+        """Return what the original adds behind the value and the changed model does not."""
+        return 0.0 if self.base is None else self.base - self.place.current()
 
 
 def stations(
@@ -92,6 +99,10 @@ def _matched(node: ir.Node, layer: Layer, maker: ir.Node) -> Station | str:
     value, place = maker.outputs[0], place_of(maker, layer.outputs)
     if isinstance(place, str):
         return place
+    before = place_of(node, layer.outputs)
+    outside = place.node is not maker
+    if outside and (isinstance(before, str) or before.node.op_type != place.node.op_type):
+        return "its bias is not where the original has it"
     name = node.outputs[0].name or ""
     rows = None if place.normalizes else layer_of(maker)
     return Station(
@@ -103,6 +114,7 @@ def _matched(node: ir.Node, layer: Layer, maker: ir.Node) -> Station | str:
         layer,
         _source(maker),
         rows if isinstance(rows, Layer) and rows.outputs == layer.outputs else None,
+        before.current() if outside and isinstance(before, Place) else None,
     )
 
 
@@ -128,8 +140,10 @@ def _norm(node: ir.Node, ours: Mapping[str, ir.Value], selection: Selection) -> 
     place = norm_place(maker, scale.size)
     if value is None or value.name != x.name or isinstance(place, str) or x.shape is None:
         return None
-    rank = len(x.shape)
-    return Station(x.name or "", value, 1 - rank, rank, place)
+    rank, before = len(x.shape), norm_place(node, scale.size)
+    if isinstance(before, str):
+        return None
+    return Station(x.name or "", value, 1 - rank, rank, place, base=before.current())
 
 
 def _described(node: ir.Node | None) -> Layer | str | None:

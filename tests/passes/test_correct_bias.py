@@ -132,6 +132,24 @@ class TestForms:
         ]
         assert len(names) == 1
 
+    @pytest.mark.parametrize("kind", ["matmul", "norm"])
+    def test_what_is_corrected_already_is_not_corrected_again(self, kind: str) -> None:
+        """The place is behind the value that is measured: what it adds now has to count."""
+        original = net(kind)
+        changed = original.clone()
+        weight = g.constant_array(changed.graph.initializers["w"])
+        assert weight is not None
+        g.set_constant(changed.graph.initializers["w"], coarse(weight))
+        given = feeds(shape_of(original), 24, 1)
+        correct(original, changed, given)
+        name = "b" if kind == "matmul" else "mean"
+        once = g.constant_array(changed.graph.initializers[name])
+        correct(original, changed, given)
+        twice = g.constant_array(changed.graph.initializers[name])
+        assert once is not None
+        assert twice is not None
+        np.testing.assert_allclose(twice, once, atol=2e-3)
+
     def test_a_shared_bias_stays_with_the_others(self) -> None:
         original = support.model_from_text(
             """g (float[2,4] x) => (float[2,6] y, float[2,6] z) {
