@@ -28,8 +28,7 @@ def hqq(blocks: Array, low: int, high: int, *, zero_points: bool) -> Grid:
         blocks: float (blocks, elements).
         low: Smallest integer.
         high: Largest integer.
-        zero_points: Move the zero point of every block (and keep its scale); otherwise zero points
-            are 0 and the scales are moved.
+        zero_points: Move zero points and scales; otherwise zero points are 0 and stay.
 
     Returns:
         Per block the best grid met on the way, the one to start with included: the measure is the
@@ -58,15 +57,18 @@ def hqq(blocks: Array, low: int, high: int, *, zero_points: bool) -> Grid:
 
 
 def _moved_zeros(grid: Grid, integers: Array, wanted: Array) -> Grid:
+    """Move the zero points, and the scales after them: whole zero points alone hardly move."""
     zeros = (integers - wanted / grid.scales[:, None].astype(np.float64)).mean(axis=1)
     limited = np.clip(np.rint(zeros), grid.low, grid.high).astype(np.int32)
-    return Grid(grid.scales, limited, grid.low, grid.high)
+    moved = Grid(grid.scales, limited, grid.low, grid.high)
+    return _moved_scales(moved, integers, wanted)
 
 
 def _moved_scales(grid: Grid, integers: Array, wanted: Array) -> Grid:
-    square = np.square(integers.astype(np.float64)).sum(axis=1)
+    steps = integers - grid.zeros[:, None].astype(np.float64)
+    square = np.square(steps).sum(axis=1)
     scales = np.divide(
-        (integers * wanted).sum(axis=1),
+        (steps * wanted).sum(axis=1),
         square,
         out=grid.scales.astype(np.float64),
         where=square > 0,
