@@ -1,8 +1,11 @@
 """``quantize`` beside onnxruntime's ``quantize_static``, each in processes of its own.
 
-Run as ``python -m benchmarks.quantize [mobilenet] [chain] [--repeat N]``. MobileNetV2-shaped: CPU
-seconds of the whole process (children included), largest resident set of any one process, fused
-convolutions, and latency of both files in turn. Chain: CPU seconds at 2,000 and 4,000 nodes.
+Run as ``python -m benchmarks.quantize [mobilenet] [resnet50] [bert] [chain] [--repeat N]``. Models
+in the shape of known ones: CPU seconds of the whole process (children included) and largest
+resident set of any one process, method by method; fused operators, and latency of both files in
+turn. onnxruntime's percentile is the peer of ``percentile``, ``mse`` and ``entropy``: it has no
+squared error. Calibration alone beside plain inference of the same samples. Chain: CPU seconds at
+2,000 and 4,000 nodes.
 """
 
 from __future__ import annotations
@@ -36,7 +39,43 @@ class Reader(CalibrationDataReader):
         return next(self.samples, None)
 quantize_static(sys.argv[1], sys.argv[2], Reader(sys.argv[3]), quant_format=QuantFormat.QDQ,
     per_channel=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-    calibrate_method=CalibrationMethod.MinMax)
+    calibrate_method=CalibrationMethod[sys.argv[4]])
+"""
+CALIBRATION = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from converter.calibration.augment import augment
+from converter.calibration.collect import observe
+from converter.calibration.statistic import Request
+from converter.core.context import RunSettings
+from converter.core.select import Selection
+from converter.data.sources import open_data
+from converter.execution.session import Session
+from converter.io import formats
+from passes.affine.placement import place
+path, data, *kinds = sys.argv[1:]
+model = formats.load(Path(path))
+samples = open_data(data, model)
+plan = place(model, Selection((), ()))
+values = [v.name for v in dict.fromkeys(plan.ranged().values())]
+first = next(iter(samples)).inputs
+given = {name: array.shape for name, array in first.items()}
+copy, probes = augment(model, [Request(v, k) for v in values for k in kinds], given=given)
+copy_path = Path(path).with_suffix(".calibration.onnx")
+formats.save(copy, copy_path)
+def plain():
+    session = Session(Path(path))
+    for batch in samples:
+        session.run(batch.inputs)
+def cost(work):
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+plain()
+runs = [(cost(plain), cost(lambda: observe(copy_path, probes, samples, settings=RunSettings())))
+        for _ in range(3)]
+print(min(b for _, b in runs) / min(a for a, _ in runs))
 """
 WATCHED = """
 import os, resource, runpy, sys
@@ -70,17 +109,31 @@ def measure(script: str, *arguments: str) -> tuple[float, float]:
     return float(seconds), float(peak)
 
 
-def ours(folder: Path, repeat: int) -> tuple[float, float]:
+def ours(folder: Path, repeat: int, method: str = "minmax") -> tuple[float, float]:
     """Median cost of our command on the folder's model."""
-    arguments = [str(folder / "model.onnx"), str(folder / "ours.onnx"), "--passes"]
-    arguments += ["quantize:method=minmax", "--data", str(folder / "data.npz")]
+    target = folder / ("ours.onnx" if method == "minmax" else f"{method}.onnx")
+    arguments = [str(folder / "model.onnx"), str(target), "--passes"]
+    arguments += [f"quantize:method={method}", "--data", str(folder / "data.npz")]
     return _median([measure(OURS, *arguments, "--no-verify", "--quiet") for _ in range(repeat)])
 
 
-def peer(folder: Path, repeat: int) -> tuple[float, float]:
+def peer(folder: Path, repeat: int, method: str = "MinMax") -> tuple[float, float]:
     """Median cost of onnxruntime's tool on the folder's model."""
-    paths = [str(folder / name) for name in ("model.onnx", "peer.onnx", "data.npz")]
-    return _median([measure(PEER, *paths) for _ in range(repeat)])
+    target = "peer.onnx" if method == "MinMax" else f"peer_{method}.onnx"
+    paths = [str(folder / name) for name in ("model.onnx", target, "data.npz")]
+    return _median([measure(PEER, *paths, method) for _ in range(repeat)])
+
+
+def calibration(folder: Path, *kinds: str) -> float:
+    """Return the CPU time of gathering statistics as a multiple of plain inference."""
+    paths = [str(folder / name) for name in ("model.onnx", "data.npz")]
+    done = subprocess.run(
+        [sys.executable, "-c", CALIBRATION, *paths, *kinds],
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    return float(done.stdout)
 
 
 def _median(runs: list[tuple[float, float]]) -> tuple[float, float]:
@@ -122,10 +175,26 @@ def latencies(paths: list[Path], sample: np.ndarray, rounds: int = 60) -> list[f
     return best
 
 
-def mobilenet(root: Path, repeat: int) -> None:
-    """Compare on the MobileNetV2-shaped model."""
-    folder = root / "mobilenet"
-    make("mobilenet", folder)
+def methods(root: Path, kind: str, repeat: int) -> None:
+    """Compare ours with the peer on one model, method by method."""
+    folder = root / kind
+    make(kind, folder)
+    plain(folder, repeat)
+    cpu, memory = peer(folder, repeat, "Percentile")
+    print(f"onnxruntime  percentile  cpu {cpu:6.2f} s  peak {memory:5.0f} MB")
+    for method in ("percentile", "mse", "entropy"):
+        our_cpu, our_memory = ours(folder, repeat, method)
+        print(
+            f"ours         {method:10}  cpu {our_cpu:6.2f} s  peak {our_memory:5.0f} MB"
+            f"  ratios: cpu {our_cpu / cpu:.2f}x  peak {our_memory / memory:.2f}x"
+        )
+    every = ("minmax", "average", "histogram", "moments", "absmax")
+    for kinds in (every[:1], ("minmax", "histogram"), every):
+        print(f"{' '.join(kinds)}: {calibration(folder, *kinds):.2f}x plain inference")
+
+
+def plain(folder: Path, repeat: int) -> None:
+    """Compare min-max: costs, fused operators and latency of the files."""
     rows = {"onnxruntime": peer(folder, repeat), "ours": ours(folder, repeat)}
     files = [folder / "model.onnx", folder / "peer.onnx", folder / "ours.onnx"]
     times = latencies(files, np.load(folder / "data.npz")["input"][0])
@@ -159,12 +228,17 @@ def make(kind: str, folder: Path) -> None:
 def main() -> None:
     """Run what the command line names, or everything."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("what", nargs="*", choices=["mobilenet", "chain", []])
+    kinds = ["mobilenet", "resnet50", "bert", "chain"]
+    parser.add_argument("what", nargs="*", choices=[*kinds, []])
     parser.add_argument("--repeat", type=int, default=3)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="quantize-") as folder:
-        for name in options.what or ("mobilenet", "chain"):
-            {"mobilenet": mobilenet, "chain": chain}[name](Path(folder), options.repeat)
+        for name in options.what or kinds:
+            print(f"--- {name}")
+            if name == "chain":
+                chain(Path(folder), options.repeat)
+            else:
+                methods(Path(folder), name, options.repeat)
 
 
 if __name__ == "__main__":

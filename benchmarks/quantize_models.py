@@ -1,7 +1,7 @@
-"""Models for the quantization benchmarks: MobileNetV2-shaped, and a chain of Conv and Relu.
+"""Models for the quantization benchmarks, in the shape of known ones, with random weights.
 
-Run as ``python -m benchmarks.quantize_models mobilenet FOLDER`` or ``... chain:2000 FOLDER``;
-writes ``model.onnx`` and ``data.npz`` (32 samples).
+Run as ``python -m benchmarks.quantize_models mobilenet FOLDER``, ``resnet50``, ``bert`` or
+``chain:2000``, a chain of Conv and Relu; writes ``model.onnx`` and ``data.npz`` (32 samples).
 """
 
 from __future__ import annotations
@@ -61,11 +61,28 @@ class Builder:
             group=group,
         )
 
-    def model(self, shape: list[int], output: str, out_shape: list[int]) -> onnx.ModelProto:
+    def dense(self, x: str, width: int, out: int) -> str:
+        weight = self.rng.standard_normal((width, out)) / np.sqrt(width)
+        product = self.add("MatMul", x, self.constant(weight.astype(np.float32)))
+        bias = self.rng.standard_normal(out) * 0.05
+        return self.add("Add", product, self.constant(bias.astype(np.float32)))
+
+    def norm(self, x: str, width: int) -> str:
+        scale = self.rng.uniform(0.5, 1.5, width).astype(np.float32)
+        shift = (self.rng.standard_normal(width) * 0.1).astype(np.float32)
+        return self.add("LayerNormalization", x, self.constant(scale), self.constant(shift))
+
+    def model(
+        self,
+        shape: list[int],
+        output: str,
+        out_shape: list[int],
+        kind: int = TensorProto.FLOAT,
+    ) -> onnx.ModelProto:
         graph = helper.make_graph(
             self.nodes,
             "benchmark",
-            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info("input", kind, shape)],
             [helper.make_tensor_value_info(output, TensorProto.FLOAT, out_shape)],
             self.weights,
         )
@@ -99,6 +116,56 @@ def mobilenet() -> onnx.ModelProto:
     return b.model([1, 3, 224, 224], x, [1, 1000])
 
 
+def resnet50() -> onnx.ModelProto:
+    """Return a classifier of ResNet-50's shape: 53 Conv, 16 Add, 25 M parameters."""
+    b = Builder()
+    x = b.add("Relu", b.conv("input", 3, 64, 7, stride=2))
+    x = b.add("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    channels = 64
+    for width, repeats in ((64, 3), (128, 4), (256, 6), (512, 3)):
+        for repeat in range(repeats):
+            stride = 2 if repeat == 0 and width > 64 else 1
+            y = b.add("Relu", b.conv(x, channels, width, 1))
+            y = b.add("Relu", b.conv(y, width, width, 3, stride=stride))
+            y = b.conv(y, width, 4 * width, 1)
+            if repeat == 0:
+                x = b.conv(x, channels, 4 * width, 1, stride=stride)
+            channels = 4 * width
+            # a sum of two has twice the variance, and 16 of them would end in thousands
+            half = b.constant(np.float32(np.sqrt(0.5))) if repeat else ""
+            y = b.add("Add", x, y)
+            x = b.add("Relu", b.add("Mul", y, half) if half else y)
+    x = b.add("Flatten", b.add("GlobalAveragePool", x), axis=1)
+    weight = b.rng.standard_normal((1000, 2048)).astype(np.float32) * 0.02
+    x = b.add("Gemm", x, b.constant(weight), b.constant(np.zeros(1000, np.float32)), transB=1)
+    return b.model([1, 3, 224, 224], x, [1, 1000])
+
+
+def bert(tokens: int = 128, width: int = 768, heads: int = 12) -> onnx.ModelProto:
+    """Return an encoder of BERT-base's shape: 12 layers, 72 MatMul with weights, 109 M numbers."""
+    b = Builder()
+    table = (b.rng.standard_normal((30522, width)) * 0.05).astype(np.float32)
+    places = (b.rng.standard_normal((1, tokens, width)) * 0.02).astype(np.float32)
+    x = b.add("Add", b.add("Gather", b.constant(table), "input"), b.constant(places))
+    x = b.norm(x, width)
+    split = b.constant(np.array([1, tokens, heads, width // heads]))
+    joined = b.constant(np.array([1, tokens, width]))
+    root = b.constant(np.float32(np.sqrt(width // heads)))
+    half, one, two = (b.constant(np.float32(v)) for v in (0.5, 1.0, np.sqrt(2)))
+    for _ in range(12):
+        q, k, v = (b.add("Reshape", b.dense(x, width, width), split) for _ in range(3))
+        q, v = (b.add("Transpose", y, perm=[0, 2, 1, 3]) for y in (q, v))
+        scores = b.add("MatMul", q, b.add("Transpose", k, perm=[0, 2, 3, 1]))
+        mixed = b.add("MatMul", b.add("Softmax", b.add("Div", scores, root), axis=-1), v)
+        mixed = b.add("Reshape", b.add("Transpose", mixed, perm=[0, 2, 1, 3]), joined)
+        x = b.norm(b.add("Add", x, b.dense(mixed, width, width)), width)
+        y = b.dense(x, width, 4 * width)
+        wide = b.add("Add", b.add("Erf", b.add("Div", y, two)), one)
+        y = b.add("Mul", b.add("Mul", y, wide), half)
+        x = b.norm(b.add("Add", x, b.dense(y, 4 * width, width)), width)
+    return b.model([1, tokens], x, [1, tokens, width], TensorProto.INT64)
+
+
 def chain(length: int) -> onnx.ModelProto:
     """Return ``length`` nodes, Conv and Relu in turn, on 8 channels of 8x8."""
     b = Builder()
@@ -112,10 +179,14 @@ def write(kind: str, folder: Path) -> None:
     """Write the model of that name and 32 samples for it."""
     folder.mkdir(parents=True, exist_ok=True)
     name, _, length = kind.partition(":")
-    model = chain(int(length)) if name == "chain" else mobilenet()
+    makers = {"mobilenet": mobilenet, "resnet50": resnet50, "bert": bert}
+    model = chain(int(length)) if name == "chain" else makers[name]()
     onnx.save(model, str(folder / "model.onnx"))
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
-    samples = np.random.default_rng(1).standard_normal((32, *shape)).astype(np.float32)
+    rng = np.random.default_rng(1)
+    samples = rng.standard_normal((32, *shape)).astype(np.float32)
+    if name == "bert":
+        samples = rng.integers(0, 30000, (32, *shape))
     np.savez(folder / "data.npz", input=samples)
 
 

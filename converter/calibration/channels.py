@@ -61,7 +61,7 @@ class Moments:
         self._add(sums, squares, cut.shape[2])
 
     def update_reduced(self, *values: Array, source: Source = ONE) -> None:
-        """Take in one tensor by means along its first axis, of elements and squares, and its size."""
+        """Take in one tensor by the means of elements and squares, and its size."""
         size = int(values[2])
         if not size:
             return

@@ -89,7 +89,7 @@ def _conv(node: ir.Node, inputs: _Shapes) -> Shape | None:
 
 def _pool(node: ir.Node, inputs: _Shapes) -> Shape | None:
     x, read = inputs[0], node.attributes
-    if x is None or "ceil_mode" in read:
+    if x is None or read.get_int("ceil_mode", 0) == 1:
         return _kept_rank(node, inputs)
     return _slid(x, x[1], Geometry.of(node, (0, 0, *read.get_ints("kernel_shape", ()))), len(x))
 
