@@ -66,6 +66,9 @@ class Quantize(Pass):
         bool | None,
         Param("biases make up for what rounding does to the means; default: with method=auto"),
     ] = None
+    refine: Annotated[
+        bool, Param("then move scales and zero points where held-out outputs gain by it (slow)")
+    ] = False
     weights: Annotated[
         Literal["int8", "int4"],
         Param("int4: half the size; layers that suffer most keep 8 bits"),
@@ -141,9 +144,9 @@ class Quantize(Pass):
         parts = self._dynamic_parts(model, selection, context, memory)
         ranges = Observed(model, selection, context, self._choice())
         plan = ranges.plan()
-        skipped += plan.skipped
+        skipped += (*parts.skipped, *plan.skipped)
         notes += (*parts.notes, *self._rules.notes(), *slower_note(ranges.declined))
-        notes += uneven_note(plan, ranges.ranges)
+        notes += uneven_note(plan, ranges.ranges(plan))
         if not plan.units:
             changed = raised or bool(parts.counts)
             return Outcome(changed, parts.counts, tuple(skipped), notes)
@@ -247,6 +250,7 @@ class Quantize(Pass):
             roundings=("nearest", "gptq") if rounding == "auto" else (rounding,),
             corrections=("none", "float", "student") if correct else ("none",),
             bits=4 if self.weights == "int4" else 8,
+            refine=self.refine,
         )
 
     def _raise_opset(

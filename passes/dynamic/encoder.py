@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.core import graph as g
+from converter.core.contract import Skip
 from converter.core.select import Selection
 from passes.affine.eligible import after_gelu
 from passes.dynamic.gelu import expand, join
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
 
 _ATTENTION = ("Attention", "MultiHeadAttention", "GroupQueryAttention")
 _AFTER_SOFTMAX = ("Cast", "Dropout", "Identity", "Mul", "Where", "Reshape", "Transpose")
+_RECURRENT = ("(GRU)", "(RNN)", "(LSTM)")
+_STATIC = "onnxruntime has no static ranges for it; transformers=dynamic takes dynamic ones"
 _DEPTH = 6
 NORMALIZATION_OPSET = 17
 """First opset with LayerNormalization."""
@@ -64,19 +67,23 @@ class Parts:
     Attributes:
         counts: By kind.
         notes: Sentences for the report.
+        skipped: What could have been dynamic, stays in float, and no static plan speaks of.
         smoothed: Whether smoothing was kept; None: there was nothing to smooth.
     """
 
     counts: dict[str, float] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    skipped: tuple[Skip, ...] = ()
     smoothed: bool | None = None
 
 
 def better_dynamic(model: ir.Model, wish: Wish) -> Plan:
     """Return the part of a dynamic plan that is better than static ranges; changes nothing."""
     found = plan(model, wish.selection)
-    found.skipped.clear()  # the static plan says what stays in float
+    # Of all others the static plan says why they stay in float.
+    found.skipped = [skip for skip in found.skipped if skip.subject.endswith(_RECURRENT)]
     if not wish.everything:
+        found.skipped += [Skip(g.label(layer.node), _STATIC) for layer in found.layers]
         found.products = [p for p in found.products if after_gelu(p.x)]
         found.lookups, found.layers = [], []
     elif not has_attention(model):
@@ -120,8 +127,9 @@ def quantize_parts(model: ir.Model, context: Context, wish: Wish) -> Parts:
     Raises:
         ConverterError: The model cannot be run on the calibration data.
     """
-    if not better_dynamic(model, wish):
-        return Parts()
+    found = better_dynamic(model, wish)
+    if not found:
+        return Parts(skipped=tuple(found.skipped))
     joined = _join_normalizations(model, context) if wish.everything else ()
     plain, (smoothed, note) = model.clone(), _smoothed(model, context, wish)
     parts = _write(plain, wish)
@@ -196,7 +204,8 @@ def _write(model: ir.Model, wish: Wish) -> Parts:
     notes: tuple[str, ...] = ()
     if named:
         notes = (f"{named} take their ranges at run time, where static ones lose more",)
-    return Parts({name: count for name, count in counts.items() if count}, notes)
+    found_counts = {name: count for name, count in counts.items() if count}
+    return Parts(found_counts, notes, tuple(found.skipped))
 
 
 def _errors(model: ir.Model, others: tuple[ir.Model, ...], context: Context) -> tuple[float, ...]:

@@ -221,6 +221,26 @@ def test_same_bytes_twice() -> None:
     assert first == second
 
 
+def test_recurrent_layers_that_stay_in_float_are_named() -> None:
+    model = support.model_from_text(
+        """g (float[7,2,48] x) => (float[7,1,2,64] y, float[7,1,2,64] z) {
+            y = LSTM <hidden_size = 64> (x, w, r)
+            z = GRU <hidden_size = 64> (x, v, u)
+        }""",
+        w=weights(1, 256, 48) / 8,
+        r=weights(1, 256, 64) / 8,
+        v=weights(1, 192, 48) / 8,
+        u=weights(1, 192, 64) / 8,
+    )
+    outcome = quantize(model, method="minmax")
+    assert not outcome.modified
+    found = {skip.subject: skip.reason for skip in outcome.skipped}
+    assert "transformers=dynamic" in found["y (LSTM)"]
+    assert "float only" in found["z (GRU)"]
+    found = {skip.subject: skip.reason for skip in quantize(model).skipped}
+    assert list(found) == ["z (GRU)"]
+
+
 def test_lstm_and_tables_are_dynamic_in_other_models() -> None:
     model = support.model_from_text(
         """g (float[7,2,48] x) => (float[7,1,2,64] y) {
