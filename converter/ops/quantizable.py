@@ -184,6 +184,9 @@ QUANTIZABLE: Table[QuantizableOp] = Table(
     ),
 )
 
+WITHOUT_INTEGER_FORM = ("ConvTranspose",)
+"""Operators with weights that onnxruntime's CPU provider has no integer form of."""
+
 ABSORBED_ACTIVATIONS = ("Relu", "Clip")
 """Cut off by the range of the grid of the operator before them, so they need no node."""
 

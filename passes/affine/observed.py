@@ -21,6 +21,7 @@ from passes.affine.placement import Placement, place
 from passes.affine.ranges import STATISTICS_OF, Seen, choose
 from passes.affine.rules import Rules
 from passes.affine.scale import largest
+from passes.affine.uneven import better_in_float, joined
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -104,7 +105,15 @@ class Observed:
             if len(self._unusable) == known:
                 self._observe(plan)
             if len(self._unusable) == known:
-                return plan
+                torn = better_in_float(plan, self.ranges(plan))
+                if not torn:
+                    return plan
+                self.declined |= torn
+
+    def ranges(self, plan: Placement) -> dict[ir.Value, tuple[float, float]]:
+        """Return the ends of everything seen so far, or known without data."""
+        seen = {v: (s.minmax.low, s.minmax.high) for v, s in self._seen.items()}
+        return seen | _fixed_ranges(plan)
 
     def numbers(self, plan: Placement) -> Numbers:
         """Return the grid of every value by the first method, and the magnitudes of all weights."""
@@ -159,8 +168,8 @@ class Observed:
 
     def _observe(self, plan: Placement) -> None:
         fixed = _fixed_ranges(plan)
-        roots = dict.fromkeys(plan.ranged().values())
-        wanted = [v for v in roots if v not in self._seen and v not in fixed]
+        values = dict.fromkeys([*plan.ranged().values(), *joined(plan)])
+        wanted = [v for v in values if v not in self._seen and v not in fixed]
         if not wanted:
             return
         requests = {v: [Request(v.name or "", kind) for kind in self.choice.kinds] for v in wanted}

@@ -20,6 +20,7 @@ from converter.core.select import Selection
 from converter.ops.quantizable import (
     ABSORBED_ACTIVATIONS,
     QUANTIZABLE,
+    WITHOUT_INTEGER_FORM,
     QuantizableOp,
     Role,
 )
@@ -215,6 +216,8 @@ class _Planner:
     def _weighted(self) -> Iterator[tuple[ir.Node, Unit]]:
         for node in self.graph:
             row = self.table.find(node.domain, node.op_type, self.opset)
+            if row is None and g.is_op(node, *WITHOUT_INTEGER_FORM) and node in self.selection:
+                self.skipped.append(Skip(g.label(node), _FORMLESS))
             if row is None or row.role is not Role.WEIGHTED or node not in self.selection:
                 continue
             offer: Unit | str = refusal(node, row) or self.declined.get(node, "")
@@ -350,6 +353,9 @@ def _cut_off(unit: Unit) -> tuple[float, float] | None:
         end = bound(node, 2, "max", np.inf)
         high = min(high, np.inf if end is None else end)
     return (low, high) if unit.absorbed else None
+
+
+_FORMLESS = "no integer form in onnxruntime; quantize_weights makes its weights smaller"
 
 
 def _bias_refusal(unit: Unit) -> str:
