@@ -36,6 +36,8 @@ class Writer:
 
     Attributes:
         counts: What was done so far.
+        scales: The scale in the model of every grid that was written.
+        biases: Biases that were written: the unit, its bias and the scales of its weight.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class Writer:
         self.numbers = numbers
         self.per_channel = per_channel
         self.counts: dict[str, float] = {}
+        self.scales: dict[ir.Value, Grid] = {}
+        self.biases: list[tuple[Unit, Array, Array]] = []
         self._names = g.Names(model)
         self._opset = g.opset(model)
         self._front: list[ir.Node] = []
@@ -96,6 +100,11 @@ class Writer:
             if bias is not None:
                 step = self._grid(unit.inputs[0]).scale
                 scales = np.asarray(np.maximum(scales, weight_scales(magnitude, bias, step)))
+        raised = int(np.count_nonzero(scales > weight_scales(magnitude)))
+        if raised:  # or their biases would not fit into int32
+            self.counts["scales_raised_for_biases"] = (
+                self.counts.get("scales_raised_for_biases", 0) + raised
+            )
         return QuantizedWeight(quantize_weight(weight, scales, key[1]), scales)
 
     def _grid(self, value: ir.Value) -> Grid:
@@ -128,6 +137,7 @@ class Writer:
             self._write_bias(unit, bias, scales)
 
     def _write_bias(self, unit: Unit, bias: Array, scales: Array) -> None:
+        self.biases.append((unit, bias, scales))
         step = bias_scales(scales, self._grid(unit.inputs[0]).scale)
         name = f"{bias_key(unit)}_bias" if unit.bias is None else unit.bias.name or "bias"
         axis = 0 if step.ndim else None
@@ -191,6 +201,7 @@ class Writer:
                     f"{name}_zero_point", np.asarray(grid.zero_point, grid.integers.dtype)
                 ),
             )
+        self.scales[self._parameters[id(grid)][0]] = grid
         return self._parameters[id(grid)]
 
     def _integers(self, name: str, integers: Array, bits: int) -> ir.Value:

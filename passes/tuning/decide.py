@@ -47,17 +47,24 @@ class Options:
         roundings: Ways to round weights.
         corrections: Bias corrections.
         bits: Of weights.
+        refine: Move grids afterwards where the outputs gain by it.
     """
 
     ranges: tuple[str, ...]
     roundings: tuple[Rounding, ...]
     corrections: tuple[Correction, ...]
     bits: int = 8
+    refine: bool = False
 
     @property
     def plain(self) -> bool:
         """True when nothing needs a run layer by layer."""
-        return self.bits == 8 and self.roundings == ("nearest",) and self.corrections == ("none",)
+        return (
+            not self.refine
+            and self.bits == 8
+            and self.roundings == ("nearest",)
+            and self.corrections == ("none",)
+        )
 
     @property
     def open(self) -> bool:
@@ -102,11 +109,14 @@ def decide(
         trials = _explore(tuner, made, options)
         chosen, notes = _best(trials).candidate, _notes(trials, tuner.samples * tuner.folds // 2)
     if options.bits < 8:
-        chosen, said = _mixed(tuner, chosen)
-        notes += said
-    if chosen.recipe == _PLAIN:
-        return tuner.plain(chosen.grids), notes
-    return tuner.fit(chosen), notes
+        chosen, narrow = _mixed(tuner, chosen)
+        notes += (narrow,)
+    plain = chosen.recipe == _PLAIN
+    numbers = tuner.plain(chosen.grids) if plain else tuner.fit(chosen)
+    if options.refine:
+        numbers, said = tuner.refine(numbers)
+        notes += (said,)
+    return numbers, notes
 
 
 def _candidates(made: Mapping[str, Mapping[str, Grid]], options: Options) -> list[Candidate]:
@@ -132,7 +142,7 @@ def _explore(tuner: Tuner, made: Mapping[str, Mapping[str, Grid]], options: Opti
     return found + (tuner.try_all(rest) if rest else [])
 
 
-def _mixed(tuner: Tuner, candidate: Candidate) -> tuple[Candidate, tuple[str, ...]]:
+def _mixed(tuner: Tuner, candidate: Candidate) -> tuple[Candidate, str]:
     """Give the layers 8 bits that suffer most per weight, as long as they hold few weights."""
     recipe = replace(candidate.recipe, rounding="gptq")
     noise = tuner.try_all([replace(candidate, recipe=recipe)])[0].noise
@@ -149,7 +159,7 @@ def _mixed(tuner: Tuner, candidate: Candidate) -> tuple[Candidate, tuple[str, ..
         f"{len(sizes) - len(wide)} layers have weights of 4 bits, and {len(wide)} of 8 bits, which "
         f"suffer most and hold {100 * _MOST_WIDE * share:.1f} % of all weights"
     )
-    return replace(candidate, recipes=recipes), (note,)
+    return replace(candidate, recipes=recipes), note
 
 
 def _best(trials: Sequence[Trial]) -> Trial:

@@ -88,6 +88,21 @@ class Pieces:
         if missing:  # a constant, or the other side of a DequantizeLinear
             self._execute(list(self._sources(missing)), [v.name or "" for v in missing])
 
+    def outlook(self, batches: Sequence[int]) -> dict[str, list[Array]]:
+        """Run the rest of some batches without advancing; returns the outputs of the model."""
+        rest = [n for n in self._nodes[self._done :] if not self._follows[n]]
+        outputs = [v for v in self.model.graph.outputs if (v.name or "") not in self.values]
+        reads = [v for node in rest for v in self._reads(node)] + outputs
+        nodes = [*dict.fromkeys(self._sources(reads)), *rest]
+        names = [v.name or "" for v in outputs]
+        made = list(self._computed(nodes, names, batches)) if nodes else []
+        found = {name: [each[name] for each in made] for name in names}
+        for value in self.model.graph.outputs:
+            name = value.name or ""
+            if name not in found:
+                found[name] = [self.values[name][i] for i in batches]
+        return found
+
     def arrays(self, value: ir.Value) -> Iterator[tuple[Array, float, int]]:
         """Yield what lives of a value: per batch its numbers as ``scale * (array - zero point)``.
 
@@ -174,6 +189,14 @@ class Pieces:
             self._execute([*extra, *nodes], [v.name or "" for v in made])
 
     def _execute(self, nodes: Sequence[ir.Node], outputs: Sequence[str]) -> None:
+        for made in self._computed(nodes, outputs, range(self._batches)):
+            for name in outputs:
+                self.values.append(name, made[name])
+
+    def _computed(
+        self, nodes: Sequence[ir.Node], outputs: Sequence[str], batches: Sequence[int]
+    ) -> Iterator[dict[str, Array]]:
+        """Run nodes on batches; yields their outputs batch by batch."""
         from converter.execution.session import Session
 
         nodes = sorted(nodes, key=self._position.__getitem__)
@@ -188,10 +211,8 @@ class Pieces:
             threads=self.settings.threads,
             custom_op_library=self.settings.custom_op_library,
         )
-        for i in range(self._batches):
-            found = session.run({name: self.values[name][i] for name in inputs}, outputs)
-            for name in outputs:
-                self.values.append(name, found[name])
+        for i in batches:
+            yield session.run({name: self.values[name][i] for name in inputs}, outputs)
 
     def _proto(
         self,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,9 +14,11 @@ from passes.affine.insert import Writer
 from passes.affine.numbers import Numbers, QuantizedWeight, WeightKey, bias_key
 from passes.affine.placement import Placement
 from passes.affine.transfer import transferred
+from passes.tuning import refine
 from passes.tuning.fit import Recipe
 from passes.tuning.layer import correctable
 from passes.tuning.lockstep import Student, Task, group_layers, run, work_of
+from passes.tuning.refine import Bias, Knob
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -122,6 +124,42 @@ class Tuner:
             trials.append(Trial(candidate, loss, own[0]["measure"], dict(own[0]["noise"])))
         return trials
 
+    def refine(self, numbers: Numbers) -> tuple[Numbers, str]:
+        """Move grids where the outputs gain by it; returns better numbers and a note."""
+        from converter.execution import sandbox
+
+        clone = self.model.clone()
+        plan = transferred(self.plan, self.model, clone)
+        writer = Writer(clone, numbers, per_channel=self._per_channel)
+        writer.write(plan.units)
+        knobs = list(_knobs(clone, writer))
+        self.context.progress.start("moving grids", len(knobs))
+        try:
+            found = sandbox.call(
+                refine.run,
+                (self.model, clone),
+                knobs,
+                self._batches,
+                settings=self.context.settings,
+                limits=self.context.settings.limits,
+                on_progress=self.context.progress.advance,
+                task="moving grids",
+            )
+        finally:
+            self.context.progress.stop()
+        if not found["moved"]:
+            return numbers, "no grid was moved: the outputs gained nothing by it"
+        moved = {
+            id(knobs[i].grid): replace(knobs[i].grid, scale=scale, zero_point=zero)
+            for i, scale, zero in found["moved"]
+        }
+        grids = {name: moved.get(id(grid), grid) for name, grid in numbers.grids.items()}
+        note = (
+            f"{len(moved)} of {len(knobs)} grids were moved: distance from float "
+            f"{found['before']:.4g} before, {found['after']:.4g} after, on samples left out"
+        )
+        return replace(numbers, grids=grids), note
+
     def _run(self, wanted: Sequence[tuple[Candidate, tuple[bool, ...]]]) -> list[dict[str, Any]]:
         import onnxruntime  # noqa: F401 - loaded once here, not again in every child process
 
@@ -174,3 +212,25 @@ class Tuner:
         numbers = Numbers(dict(candidate.grids), self._magnitudes, biases=biases)
         Writer(clone, numbers, per_channel=self._per_channel).write(plan.units)
         return Student(clone, nodes, uses, candidate.recipe, fit_on, candidate.recipes)
+
+
+def _knobs(model: ir.Model, written: Writer) -> Iterator[Knob]:
+    """Yield the grids of a written model in the order of the graph."""
+    biases: dict[ir.Value | None, list[Bias]] = {}
+    for unit, bias, scales in written.biases:
+        node, position = unit.bias_use or (unit.node, unit.row.bias or 0)
+        follower, reader = _maker(node, position), _maker(unit.node, 0)
+        biases.setdefault(reader.inputs[1], []).append(Bias(follower, bias, scales))
+    seen: set[ir.Value] = set()
+    for node in model.graph:
+        scale = node.inputs[1] if node.op_type == "QuantizeLinear" else None
+        if scale in written.scales and scale is not None and scale not in seen:
+            seen.add(scale)
+            yield Knob(written.scales[scale], node, tuple(biases.get(scale, ())))
+
+
+def _maker(node: ir.Node, position: int) -> ir.Node:
+    value = node.inputs[position]
+    maker = None if value is None else value.producer()
+    assert maker is not None
+    return maker

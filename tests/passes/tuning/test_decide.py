@@ -76,7 +76,7 @@ def loss(model: ir.Model, other: ir.Model) -> float:
 
 def test_the_default_is_better_than_the_plain_path(depthwise: ir.Model) -> None:
     plain, _ = quantize(depthwise, 16, method="minmax", weights="int4")
-    best, outcome = quantize(depthwise, 16, weights="int4")
+    best, outcome = quantize(depthwise, 16, weights="int4", rounding="gptq")
     assert loss(depthwise, best) < 0.3 * loss(depthwise, plain)
     assert optimised_ops(best) == optimised_ops(plain), "only numbers differ"
     said = "\n".join(outcome.notes)
@@ -143,6 +143,14 @@ def test_pruned_weights_stay_zero(depthwise: ir.Model) -> None:
         integers = best.graph.initializers[f"{name}_quantized"].const_value
         assert integers is not None
         assert not integers.numpy()[mask].any()
+
+
+def test_grids_are_moved_only_where_held_out_outputs_gain(depthwise: ir.Model) -> None:
+    chosen = {"method": "percentile", "percentile": 95.0}
+    plain, _ = quantize(depthwise, **chosen)
+    refined, outcome = quantize(depthwise, refine=True, **chosen)
+    assert any("grids were moved" in note for note in outcome.notes)
+    assert loss(depthwise, refined) < 0.9 * loss(depthwise, plain), "its ranges were too narrow"
 
 
 @pytest.mark.parametrize("batch", [1, 5])
