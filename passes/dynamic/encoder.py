@@ -38,6 +38,8 @@ _STATIC = "onnxruntime has no static ranges for it; transformers=dynamic takes d
 _DEPTH = 6
 NORMALIZATION_OPSET = 17
 """First opset with LayerNormalization."""
+_WORTH = 0.95
+"""Smoothing costs some percent of the time, so it has to bring more than that."""
 _TRIALS = 8
 """Batches that decide whether smoothing pays."""
 
@@ -136,7 +138,7 @@ def quantize_parts(model: ir.Model, context: Context, wish: Wish) -> Parts:
     if smoothed is not None:
         better = _write(smoothed, wish)
         errors = _errors(model, (plain, smoothed), context) if wish.smoothing is None else (1, 0)
-        parts.smoothed = errors[1] < errors[0]
+        parts.smoothed = errors[1] < _WORTH * errors[0]
         if parts.smoothed:
             plain, parts = smoothed, replace(better, smoothed=True)
         else:

@@ -35,6 +35,12 @@ def _residual(node: ir.Node) -> bool:
     if any(value is None or g.constant(value) is not None for value in node.inputs):
         return False
     return any(
-        g.is_op(user, "LayerNormalization") and user.inputs[0] is node.outputs[0]
+        g.is_op(user, "LayerNormalization") and user.inputs[0] is node.outputs[0] and _single(user)
         for user in node.outputs[0].consumers()
     )
+
+
+def _single(node: ir.Node) -> bool:
+    """Tell whether the normalization is float32 for certain; Sum knows fewer types than Add."""
+    scale = g.constant(node.inputs[1])
+    return scale is not None and scale.dtype.name == "FLOAT"

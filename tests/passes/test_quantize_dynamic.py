@@ -122,6 +122,16 @@ class TestProducts:
         )
         assert keep_apart(model) == 0
 
+    def test_sums_of_other_types_stay(self) -> None:
+        model = support.model_from_text(
+            """g (float16[1,4,8] x) => (float16[1,4,8] y) {
+                a = Add (x, x)
+                y = LayerNormalization (a, s)
+            }""",
+            s=weights(8).astype(np.float16),
+        )
+        assert keep_apart(model) == 0
+
     def test_names_of_values_stay(self) -> None:
         model = encoder()
         names = {o.name for node in model.graph for o in node.outputs}
