@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from converter.conversion import as_model
 from converter.core import graph as g
 from converter.core.context import Context, RunSettings
 from converter.core.contract import Pass
@@ -22,6 +21,7 @@ from converter.pipeline.services import LocalServices
 from converter.search.gaps import Debugging, find_gaps
 from converter.search.probe import Work
 from converter.search.sensitivity import Sensitivity, examine, rank
+from converter.source import as_model
 
 if TYPE_CHECKING:
     import onnx_ir as ir

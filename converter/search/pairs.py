@@ -158,7 +158,7 @@ def changed_layers(a: Wiring, b: Wiring, pairs: Mapping[str, Pair]) -> list[Laye
         if pair.name not in a.maker:
             continue
         first, _ = a.back(pair.name, pairs)
-        second, reached = b.back(pair.end, entries.keys() - {pair.entry})
+        second, reached = b.back(pair.end, entries, pair.entry)
         if not second or not _changed(a, b, first, second):
             continue
         anchor = a.nodes[_anchor(a, first)]

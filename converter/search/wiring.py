@@ -6,7 +6,7 @@ no more space than the model.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,17 +81,21 @@ class Wiring:
         tensor = self.constants.get(name)
         return None if tensor is None else numpy_helper.to_array(tensor, str(self.folder))
 
-    def back(self, target: str, stops: Iterable[str]) -> tuple[list[int], list[str]]:
+    def back(
+        self, target: str, stops: Container[str], through: str = ""
+    ) -> tuple[list[int], list[str]]:
         """Walk from a value to those it is computed from.
 
         Args:
             target: The value; it is walked through although it may be among ``stops``.
             stops: Values that are not looked behind.
+            through: One of them that is looked behind all the same.
 
         Returns:
             Indices of the nodes between, ascending, and the stops and inputs reached, sorted.
         """
-        closed, found, reached = set(stops), set(), set()
+        found: set[int] = set()
+        reached: set[str] = set()
         waiting = [self.maker[target]] if target in self.maker else []
         while waiting:
             index = waiting.pop()
@@ -102,7 +106,7 @@ class Wiring:
                 if name in self.constants:
                     if name in self.maker:
                         found.add(self.maker[name])
-                elif name in closed or name not in self.maker:
+                elif (name in stops and name != through) or name not in self.maker:
                     reached.add(name)
                 else:
                     waiting.append(self.maker[name])

@@ -68,14 +68,15 @@ def test_float_models_have_no_proof(tmp_path: Path) -> None:
 
 
 def test_what_is_not_fused_is_said(tmp_path: Path) -> None:
-    """Quantize and dequantize pairs around a float weight: the runtime has nothing to fuse."""
+    """A product of integers whose result is no integer: the runtime has nothing to fuse."""
     text = """g (float[N,3,8,8] x) => (float[N,8,8,8] y) {
         q = QuantizeLinear(x, s, z)
         d = DequantizeLinear(q, s, z)
-        y = Conv<pads=[1,1,1,1]>(d, w)
+        f = DequantizeLinear(w, s, i)
+        y = Conv<pads=[1,1,1,1]>(d, f)
     }"""
-    draw = np.random.default_rng(2).standard_normal((8, 3, 3, 3)).astype(np.float32)
-    constants = {"w": draw, "s": np.float32(0.1), "z": np.uint8(128)}
+    draw = np.random.default_rng(2).integers(-9, 9, (8, 3, 3, 3)).astype(np.int8)
+    constants = {"w": draw, "s": np.float32(0.1), "z": np.uint8(128), "i": np.int8(0)}
     report = converter.convert(model_from_text(text, **constants), data=SAMPLES).report
     assert report.proof.integers.layers == 0
     assert report.proof.integers.float_layers == 1
