@@ -18,8 +18,8 @@ Array = np.ndarray[Any, Any]
 
 _ROUNDS = 2
 """How often the table is fitted to the indices and the indices to the table."""
-_MOST_COLUMNS = 2048
-"""Wider layers keep their first table: fitting it takes the square of the columns per row."""
+_MOST_WORK = 2_000_000_000
+"""Rows times columns squared up to which the table is fitted: that takes a second or two."""
 
 
 def cluster(rows: Array, bits: int, tables: int, inputs: Inputs | None) -> Palette:
@@ -47,7 +47,8 @@ def cluster(rows: Array, bits: int, tables: int, inputs: Inputs | None) -> Palet
     shares = np.broadcast_to(importance[:, None], layers.shape).reshape(wide.shape)
     scales, book = _tables(target.reshape(wide.shape), bits, tables, shares, keep_zero=zero)
     held = mask if zero else None
-    rounds = _ROUNDS if tables == 1 and wide.shape[1] <= _MOST_COLUMNS else 0
+    work = len(wide) * wide.shape[1] ** 2
+    rounds = _ROUNDS if tables == 1 and work <= _MOST_WORK else 0
 
     def onto(book: Array) -> tuple[Array, float]:
         spread = np.repeat(book, len(wide) // tables, axis=0) if tables > 1 else book

@@ -154,17 +154,14 @@ def _too_old(opset: int) -> str:
 
 
 def _fusible(weight: Weight) -> bool:
-    """Tell whether all users are products that onnxruntime fuses with a DequantizeLinear."""
-    home = {id(use.node.graph) for use in weight.value.uses()}
-    value = weight.value
-    graph = value.graph if value.is_initializer() else None
-    if len(home) != 1 or (graph is not None and id(graph) not in home):
+    """Tell whether the only user is a product that onnxruntime fuses with a DequantizeLinear."""
+    uses = list(weight.value.uses())
+    if len(uses) != 1:  # it leaves integers that two products share as they are
         return False
-    if not weight.single or not weight.matrices():
+    node, graph = uses[0].node, weight.value.graph
+    if weight.value.is_initializer() and graph is not node.graph:
         return False
-    nodes = list({use.node: None for use in value.uses()})
-    turned = {bool(n.op_type == "Gemm" and n.attributes.get_int("transB", 0)) for n in nodes}
-    return len(turned) == 1 and all(_plain(node) for node in nodes)
+    return weight.single and weight.matrices() and _plain(node)
 
 
 def _plain(node: ir.Node) -> bool:

@@ -11,6 +11,7 @@ from passes.rounding.gptq import sequential
 Array = np.ndarray[Any, Any]
 
 _ROUNDS = 60
+_ROWS_AT_ONCE = 16
 _STARTS = (1.0, 1.0 / 3.0)
 """Powers of the density by which the first entries lie; 1/3 is best for many entries (Panter and
 Dite, 1951), 1 keeps more of them where the weights are."""
@@ -124,15 +125,14 @@ def refit(codes: Array, target: Array, gram: Array, scales: Array, codebook: Arr
     """
     entries = len(codebook)
     square, against = np.zeros((entries, entries)), np.zeros(entries)
-    for layer, channel in np.ndindex(codes.shape[:2]):
-        chosen, scale = codes[layer, channel], scales[layer, channel]
-        # Sums over the columns that took each entry, on both sides of the Gram matrix.
-        rows = np.zeros((entries, codes.shape[2]))
-        np.add.at(rows, chosen, gram[layer])
-        pushed = np.zeros((entries, entries))
-        np.add.at(pushed, chosen, rows.T)
-        square += scale**2 * pushed
-        against += scale * (rows @ target[layer, channel])
+    for layer, chosen in enumerate(codes):
+        for start in range(0, len(chosen), _ROWS_AT_ONCE):
+            some = slice(start, start + _ROWS_AT_ONCE)
+            # Which entry each column took, times the row's scale: (rows, K, entries).
+            member = (chosen[some, :, None] == np.arange(entries)) * scales[layer, some, None, None]
+            pushed = gram[layer] @ member
+            square += (np.swapaxes(member, 1, 2) @ pushed).sum(axis=0)
+            against += (target[layer, some, None] @ pushed).sum(axis=(0, 1))
     ridge = 1e-3 * np.trace(square) / entries + np.finfo(np.float64).tiny
     square += ridge * np.eye(entries)
     return np.sort(np.linalg.solve(square, against + ridge * codebook))

@@ -77,6 +77,18 @@ def test_onnxruntime_fuses_products_and_folds_the_rest(name, fused, tmp_path):
     assert fused is None or fused in left
 
 
+def test_a_weight_that_two_products_share_is_folded(tmp_path):
+    model = model_from_text(
+        "g (float[N,64] x) => (float[N,64] y) { a = MatMul(x, w) b = Relu(a) y = MatMul(b, w) }",
+        opset=21,
+        w=graphs.random(0, 64, 64) * 0.1,
+    )
+    _apply(model, **_RTN)
+    graphs.session(model, "all", tmp_path / "o.onnx")
+    left = [n.op_type for n in onnx.load(tmp_path / "o.onnx").graph.node]
+    assert left == ["MatMul", "Relu", "MatMul"]
+
+
 def test_products_of_older_opsets_are_raised_for_when_there_are_enough():
     model, feed = graphs.matmul(opset=13)
     before = graphs.outputs(model, feed)
