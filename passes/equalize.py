@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from converter.core.context import Context
 
-_WORTH = 0.02  # octaves: where no channel would move further, all are equal already
+_WORTH = 0.1  # octaves: where no channel would move further, all are equal already
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ import numpy as np
 from passes.equalization.channels import Flow, Side
 from passes.equalization.layers import Array, Layer
 
-_SWEEPS = 50
+_SWEEPS = 200
 _STILL = 1e-3  # a sweep that moves no factor by more octaves ends the search
 _MOST = 10.0  # octaves: no channel is scaled by more than 1024, whatever its range
 
@@ -82,11 +82,13 @@ def solve(flow: Flow, low: Array, high: Array) -> Array:
     matrices, joints = _problem(flow, free)
     octaves = np.zeros(flow.size)
     low, high = np.maximum(low, -_MOST), np.minimum(high, _MOST)
+    around = _neighbours(joints)
+    moves = [np.inf] * len(joints)
     for _ in range(_SWEEPS):
-        largest = 0.0
-        for joint in joints:
-            largest = max(largest, _balance(joint, matrices, octaves, (low, high)))
-        if largest < _STILL:
+        for i, joint in enumerate(joints):
+            if max(moves[j] for j in around[i]) >= _STILL:
+                moves[i] = _balance(joint, matrices, octaves, (low, high))
+        if max(moves, default=0.0) < _STILL:
             break
     return np.where(free, np.exp2(octaves), 1.0)
 
@@ -99,6 +101,18 @@ def _problem(flow: Flow, free: Array) -> tuple[list[_Matrix], list[Joint]]:
     matrices = [_matrix(layer, written.get(layer), read.get(layer)) for layer in order]
     position = {layer: i for i, layer in enumerate(order)}
     return matrices, _joints([*written.values()], [*read.values()], position, free)
+
+
+def _neighbours(joints: Sequence[Joint]) -> list[list[int]]:
+    """List for every joint itself and those that share a matrix with it."""
+    users: dict[int, list[int]] = {}
+    for i, joint in enumerate(joints):
+        for matrix in (*joint.writers, *joint.readers):
+            users.setdefault(matrix, []).append(i)
+    return [
+        sorted({i}.union(*(users[m] for m in (*joint.writers, *joint.readers))))
+        for i, joint in enumerate(joints)
+    ]
 
 
 def _matrix(layer: Layer, written: Side | None, read: Side | None) -> _Matrix:
