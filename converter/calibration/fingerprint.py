@@ -99,16 +99,3 @@ def _attributes(attributes: Any, tag: Tag) -> Iterator[str]:
         else:
             yield repr(attribute.value)
             yield repr(getattr(attribute, "ref_attr_name", None))
-
-
-def tensors_of(model: ir.Model) -> list[ir.TensorProtocol]:
-    """Return every tensor that :func:`of_model` tags."""
-    found: list[ir.TensorProtocol] = []
-
-    def note(tensor: ir.TensorProtocol) -> str:
-        found.append(tensor)
-        return ""
-
-    for _ in _model(model, note):
-        pass
-    return found

@@ -96,17 +96,17 @@ class Store:
                 )
         return {r: recent.known[r] for r in requests if r in recent.known}
 
-    def add(self, model: ir.Model, dataset: Dataset, found: Known) -> None:
-        """Remember statistics, and write the file if there is one.
+    def add(self, found: Known) -> None:
+        """Remember statistics of the model and data last asked about; write the file if any.
 
         Raises:
             WriteError: The file cannot be written.
         """
-        recent = self._current(model, dataset)
+        recent = self._recent
+        assert recent is not None, "nothing was asked for"
         recent.known.update(found)
         if self.path is None:
             return
-        recent.key = recent.key or self._key(model, dataset)
         self._entries.pop(recent.key, None)
         self._entries[recent.key] = recent.known
         for old in list(self._entries)[:-_MOST_ENTRIES]:
@@ -115,11 +115,15 @@ class Store:
 
     def _current(self, model: ir.Model, dataset: Dataset) -> _Recent:
         """Return what is remembered of this very model; the one before is forgotten."""
-        digest = fingerprint.of_model(model, lambda tensor: str(id(tensor)))
-        recent = self._recent
+        tensors: list[ir.TensorProtocol] = []
+
+        def identity(tensor: ir.TensorProtocol) -> str:
+            tensors.append(tensor)
+            return str(id(tensor))
+
+        digest, recent = fingerprint.of_model(model, identity), self._recent
         if recent is None or recent.model != digest or recent.dataset is not dataset:
-            recent = _Recent(digest, fingerprint.tensors_of(model), dataset)
-            self._recent = recent
+            recent = self._recent = _Recent(digest, tensors, dataset)
         return recent
 
     def _key(self, model: ir.Model, dataset: Dataset) -> str:

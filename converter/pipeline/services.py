@@ -44,6 +44,6 @@ class LocalServices:
         missing = [request for request in requests if request not in known]
         if missing:
             found = collect(model, missing, dataset, settings=self.settings, progress=self.progress)
-            self.store.add(model, dataset, found)
+            self.store.add(found)
             known.update(found)
         return known
