@@ -21,6 +21,7 @@ from passes.affine.qoperator import write_operators
 from passes.affine.rules import Rules, rules_of
 from passes.affine.uneven import uneven_note
 from passes.dynamic.encoder import Parts, Wish, quantize_parts
+from passes.equalize import Equalize
 from passes.quantize_weights import QuantizeWeights
 from passes.tuning.decide import Options, decide, unfit
 from passes.tuning.spare import Memory, within
@@ -106,6 +107,9 @@ class Quantize(Pass):
             gt=0.0,
         ),
     ] = None
+    equalize: Annotated[
+        bool, Param("first make ranges of channels equal from layer to layer, as equalize does")
+    ] = False
     include: Annotated[tuple[str, ...], Param("nodes to quantize: name, glob or op:TYPE")] = ()
     exclude: Annotated[tuple[str, ...], Param("nodes to leave in float")] = ()
 
@@ -116,6 +120,13 @@ class Quantize(Pass):
             MissingDataError: There is no calibration data.
             ConverterError: The model cannot be run on the calibration data.
         """
+        if not self.equalize:
+            return self._within_loss(model, context)
+        first = Equalize(exclude=self.exclude).apply(model, context)
+        return _joined(first, self._within_loss(model, context))
+
+    def _within_loss(self, model: ir.Model, context: Context) -> Outcome:
+        """Quantize what keeps the loss within ``max_loss``."""
         memory = Memory()
         if self.max_loss is None:
             return self._quantize(model, context, memory)
@@ -271,6 +282,17 @@ class Quantize(Pass):
             return False, (f"opset {before} stays: {reason}",)
         cause = {PER_CHANNEL_OPSET: "int8 weights"}.get(aim, "16-bit or 4-bit integers")
         return True, (f"opset {before} was raised to {aim} for {cause}",)
+
+
+def _joined(equalized: Outcome, outcome: Outcome) -> Outcome:
+    """Return the outcome of both steps; what could not be equalized is no loss to anybody."""
+    channels = int(equalized.counts.get("channels_rescaled", 0))
+    return replace(
+        outcome,
+        modified=equalized.modified or outcome.modified,
+        counts={**equalized.counts, **outcome.counts},
+        notes=(f"{channels} channels were equalized first", *outcome.notes),
+    )
 
 
 def _too_old(model: ir.Model, selection: Selection, reason: str) -> Iterator[Skip]:

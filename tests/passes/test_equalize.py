@@ -450,3 +450,18 @@ def _spread(model: ir.Model) -> None:
         scale_weight(side.layer, inputs, factors[side.ids])
         if side.layer.bias is not None:
             scale_vector(side.layer.bias, 1.0 / factors[side.ids])
+
+
+def test_quantize_does_it_first_when_asked() -> None:
+    """The parameter gives the file that both passes in a row give."""
+    made = []
+    for steps in (
+        (Equalize(), Quantize(method="minmax", speed="max")),
+        (Quantize(method="minmax", speed="max", equalize=True),),
+    ):
+        model = chain()
+        context = context_for(model)
+        outcomes = [step.apply(model, context) for step in steps]
+        made.append(ir.to_proto(model).SerializeToString(deterministic=True))
+    assert made[0] == made[1]
+    assert outcomes[0].notes[0].endswith(" channels were equalized first")
