@@ -10,6 +10,7 @@ from converter.core import graph as g
 from converter.core.contract import Need, Outcome, Pass, Skip
 from converter.core.params import Param
 from converter.core.select import Selection
+from converter.errors import LimitExceededError, ModelError
 from passes.affine.insert import INT4_OPSET, Writer
 from passes.affine.numbers import Numbers
 from passes.affine.observed import Choice, Observed
@@ -112,6 +113,11 @@ class Quantize(Pass):
     ] = False
     include: Annotated[tuple[str, ...], Param("nodes to quantize: name, glob or op:TYPE")] = ()
     exclude: Annotated[tuple[str, ...], Param("nodes to leave in float")] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.activations != "none":
+            rules_of(self.target, self.activations, symmetric=self.symmetric)
 
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Quantize every node that pays; see :class:`Outcome` for what was left and why.
@@ -222,7 +228,15 @@ class Quantize(Pass):
             per_channel=ranges.per_channel,
         )
         share = _AUTO_PERCENTILE if self.method == "auto" else self.percentile
-        return decide(tuner, lambda method: ranges.grids(plan, method, share), options)
+        try:
+            return decide(tuner, lambda method: ranges.grids(plan, method, share), options)
+        except LimitExceededError:
+            raise
+        except ModelError as error:
+            said = (
+                f"plain ranges and rounding, because the model does not run in pieces: {error.what}"
+            )
+            return ranges.numbers(plan), (said,)
 
     def _choice(self) -> Choice:
         """Return what will be asked of the calibration data."""

@@ -24,6 +24,8 @@ FEWEST_SAMPLES = 16
 
 _PLAIN = Recipe("nearest", "none")
 _RIDGES = {8: 8.0, 4: 0.1}
+_LARGE = 6e7
+"""Work (see :func:`passes.tuning.lockstep.work_of`) beyond which only ranges are compared."""
 _MOST_WIDE = 0.125
 """Share of the weights that may keep 8 bits where 4 are asked for."""
 
@@ -137,6 +139,8 @@ def _explore(tuner: Tuner, made: Mapping[str, Mapping[str, Grid]], options: Opti
     rounding, correction = options.roundings[-1], options.corrections[-1]
     first = [c for c in every if (c.recipe.rounding, c.recipe.correction) == (rounding, correction)]
     found = tuner.try_all(first)
+    if tuner.work > _LARGE:
+        return found
     best = _best(found).candidate.ranges
     rest = [c for c in every if c.ranges == best and c not in first]
     return found + (tuner.try_all(rest) if rest else [])

@@ -106,7 +106,12 @@ class Tuner:
     @property
     def folds(self) -> int:
         """Return in how many ways samples are left out: both halves in turn if that is cheap."""
-        return 2 if work_of(self.groups) < _MOST_WORK else 1
+        return 2 if self.work < _MOST_WORK else 1
+
+    @property
+    def work(self) -> float:
+        """Return the work per row of one fit."""
+        return work_of(self.groups)
 
     def fit(self, candidate: Candidate) -> Numbers:
         """Fit a candidate on all samples."""
