@@ -19,6 +19,7 @@ QUICK = {
     "load_save.py": ["--small"],
     "prune.py": ["--weights", "1e8"],
     "quantize.py": ["--repeat", "1"],
+    "quantize_costs.py": ["--quick"],
 }
 
 

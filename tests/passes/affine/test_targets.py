@@ -14,7 +14,7 @@ from support import model_from_text, run
 from converter.core.contract import Outcome
 from converter.errors import ParameterError
 from converter.ops.targets import TARGETS
-from passes.affine.rules import ACTIVATIONS, rules_of
+from passes.affine.rules import ACTIVATIONS
 from passes.quantize import Quantize
 
 NET = """g (float[N,3,12,12] x) => (float[N,5] y) {
@@ -72,7 +72,7 @@ def zero_points(model: ir.Model) -> dict[str, np.ndarray]:
 def test_every_target_gives_a_file_that_runs(target: str, kind: str) -> None:
     if kind not in {"auto", *TARGETS[target].activations}:
         with pytest.raises(ParameterError, match="takes no") as caught:
-            rules_of(target, kind, symmetric=False)
+            Quantize(target=target, activations=kind)
         assert caught.value.allowed == ", ".join(TARGETS[target].activations)
         return
     model = net()
