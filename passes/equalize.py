@@ -13,7 +13,8 @@ from converter.core.contract import Outcome, Pass, Skip
 from converter.core.params import Param
 from converter.core.select import Selection
 from passes.equalization.absorb import absorb, ways
-from passes.equalization.channels import Flow, trace
+from passes.equalization.channels import trace
+from passes.equalization.flow import Flow
 from passes.equalization.layers import Array, scale_vector, scale_weight
 from passes.equalization.limits import Limits
 from passes.equalization.solve import movable, solve

@@ -14,9 +14,10 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.core import graph as g
-from passes.equalization.channels import Flow, Side, bounds
+from passes.equalization.flow import Flow, Side
 from passes.equalization.layers import Array, Layer, owned, replace_constant
 from passes.equalization.observe import Seen
+from passes.equalization.operators import bounds
 
 _MARGIN = 0.1  # of the channel's range: samples to come may go a bit lower
 _WORTH = 0.01  # of the value's largest number: less is not worth a change

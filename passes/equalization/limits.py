@@ -10,9 +10,10 @@ import numpy as np
 from converter.core import graph as g
 from converter.core.contract import Skip
 from passes.equalization.absorb import Way, shifts
-from passes.equalization.channels import Flow, bounds
+from passes.equalization.flow import Flow
 from passes.equalization.layers import Array
 from passes.equalization.observe import Seen, observe
+from passes.equalization.operators import bounds
 from passes.equalization.solve import movable
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.core import graph as g
-from passes.equalization.channels import Channels
+from passes.equalization.flow import Channels
 from passes.equalization.layers import Array
 from passes.equalization.reduction import reduce
 

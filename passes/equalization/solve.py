@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from passes.equalization.channels import Flow, Side
+from passes.equalization.flow import Flow, Side
 from passes.equalization.layers import Array, Layer
 
 _SWEEPS = 200
