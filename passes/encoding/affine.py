@@ -52,19 +52,17 @@ def write_cast(build: Builder, weight: Weight, codes: Codes) -> None:
 def write_packed(build: Builder, weight: Weight, codes: Codes) -> None:
     """Store integers of 2, 4 or 8 bits in bytes with operators of opset 7 alone.
 
-    The blocks of ``codes`` divide the columns evenly. A zero point takes a byte: taking more apart
-    would cost more nodes than it saves.
+    The blocks of ``codes`` divide the columns evenly. Zero points lie behind the integers.
     """
     kind = weight.tensor.dtype
     cube = _blocked(weight.view, codes.integers - codes.low, codes.block)
-    steps = _unpacked(build, weight.name, cube, codes.bits, kind)
-    if codes.zeros is not None:
-        table = np.ascontiguousarray(_per_block(weight, codes.zeros).astype(np.uint8))
-        zeros = build.constant(f"{weight.name}_zero_point", table)
-        shift = build.node("Cast", [zeros], kind, {"to": int(kind)})
-        steps = build.node("Sub", [steps, shift], kind)
-    else:
+    if codes.zeros is None:
+        steps = _unpacked(build, weight.name, [cube], codes.bits, kind)[0]
         steps = build.node("Add", [steps, build.scalar(float(codes.low), kind)], kind)
+    else:
+        both = [cube, _per_block(weight, codes.zeros)]
+        steps, shift = _unpacked(build, weight.name, both, codes.bits, kind)
+        steps = build.node("Sub", [steps, shift], kind)
     _finish(build, weight, steps, codes)
 
 
@@ -181,14 +179,18 @@ def _small(build: Builder, name: str, integers: Array, codes: Codes) -> ir.Value
     return build.constant(name, whole.astype(kind))
 
 
-def _unpacked(build: Builder, name: str, cube: Array, bits: int, kind: ir.DataType) -> ir.Value:
-    """Add unsigned integers in bytes and the nodes that give them their shape as floats."""
-    flat = cube.reshape(-1)
-    per_byte = 8 // bits
-    spare = -flat.size % per_byte
+def _unpacked(
+    build: Builder, name: str, cubes: list[Array], bits: int, kind: ir.DataType
+) -> list[ir.Value]:
+    """Add unsigned integers in one string of bytes and the nodes that make them tensors again."""
+    flat = np.concatenate([cube.reshape(-1) for cube in cubes])
+    spare = -flat.size % (8 // bits)
     packed = build.constant(f"{name}_packed", pack(np.pad(flat, (0, spare)), bits))
     codes = unpack(build, packed, bits, kind)
-    if spare:
-        codes = build.head(codes, flat.size, kind)
-    shape = build.sizes(cube.shape)
-    return build.node("Reshape", [codes, shape], kind)
+    found, start = [], 0
+    for cube in cubes:
+        whole = cube.size == flat.size + spare
+        part = codes if whole else build.part(codes, start, start + cube.size, kind)
+        found.append(build.node("Reshape", [part, build.sizes(cube.shape)], kind))
+        start += cube.size
+    return found

@@ -79,11 +79,12 @@ class Builder:
         self.place(ir.node(op_type, inputs, dict(attributes or {}), outputs=[output], name=name))
         return output
 
-    def head(self, value: ir.Value, count: int, kind: ir.DataType) -> ir.Value:
-        """Return the first elements of a vector, with the Slice of this opset."""
+    def part(self, value: ir.Value, start: int, end: int, kind: ir.DataType) -> ir.Value:
+        """Return the elements ``start`` to ``end`` of a vector, with the Slice of this opset."""
         if self.opset < 10:
-            return self.node("Slice", [value], kind, {"starts": [0], "ends": [count], "axes": [0]})
-        return self.node("Slice", [value, self.sizes([0]), self.sizes([count])], kind)
+            attributes = {"starts": [start], "ends": [end], "axes": [0]}
+            return self.node("Slice", [value], kind, attributes)
+        return self.node("Slice", [value, self.sizes([start]), self.sizes([end])], kind)
 
     def place(self, node: ir.Node) -> None:
         """Put a node where new nodes go."""

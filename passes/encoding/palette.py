@@ -72,7 +72,7 @@ def write_palette(build: Builder, weight: Weight, palette: Palette) -> None:
     packed = pack(np.pad(flat, (0, -flat.size % (8 // palette.bits))), palette.bits)
     steps = unpack(build, build.constant(f"{weight.name}_indices", packed), palette.bits, kind)
     if packed.size * (8 // palette.bits) != flat.size:
-        steps = build.head(steps, flat.size, kind)
+        steps = build.part(steps, 0, flat.size, kind)
     whole = ir.DataType.INT32
     indices = build.node("Cast", [steps], whole, {"to": int(whole)})
     tables = _figures(build, f"{weight.name}_table", palette.tables, weight)

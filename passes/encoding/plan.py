@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from converter.core import graph as g
+from passes.affine.eligible import only_user
 from passes.encoding.affine import write_cast, write_dequantize, write_lookup, write_packed
 from passes.encoding.build import Builder, owner
 from passes.encoding.choose import Form
@@ -27,7 +28,21 @@ _SMALLEST_BLOCK = 16
 _GAIN = 0.95
 """A weight is stored anew only when it becomes smaller than this share."""
 
-_NODES: Mapping[str, int] = {"cast": 7, "packed": 13, "dequantize": 2, "lookup": 4, "nbits": 1}
+_JOINED = (
+    "Elu",
+    "HardSigmoid",
+    "LeakyRelu",
+    "Relu",
+    "Selu",
+    "Sigmoid",
+    "Softplus",
+    "Softsign",
+    "Tanh",
+    "ThresholdedRelu",
+)
+"""Activations that become part of a FusedGemm."""
+
+_NODES: Mapping[str, int] = {"cast": 7, "packed": 15, "dequantize": 2, "lookup": 4, "nbits": 1}
 """Nodes that a form adds to the file."""
 _NODE_BYTES = 55
 
@@ -77,8 +92,7 @@ class Job:
         """Estimate the size in the file."""
         view, form = self.weight.view, self.form
         blocks = view.rows * math.ceil(view.summed / form.block)
-        width = 8 if self.way == "packed" else form.bits
-        zeros = 0 if form.symmetric else math.ceil(blocks * width / 8)
+        zeros = 0 if form.symmetric else math.ceil(blocks * form.bits / 8)
         scale = 4 if self.way == "nbits" else 2
         integers = math.ceil(view.rows * view.summed * form.bits / 8)
         return integers + blocks * scale + zeros + _overhead(self)
@@ -161,7 +175,21 @@ def _fusible(weight: Weight) -> bool:
     node, graph = uses[0].node, weight.value.graph
     if weight.value.is_initializer() and graph is not node.graph:
         return False
-    return weight.single and weight.matrices() and _plain(node)
+    return weight.single and weight.matrices() and _plain(node) and not _joins_activation(node)
+
+
+def _joins_activation(node: ir.Node) -> bool:
+    """Tell whether onnxruntime joins a Gemm and the activation after it, before it fuses integers.
+
+    MatMul and an Add of a bias become a Gemm where the input has two axes.
+    """
+    last: ir.Node | None = node
+    if g.is_op(node, "MatMul"):
+        shape = None if node.inputs[0] is None else node.inputs[0].shape
+        last = only_user(node.outputs[0])
+        if (shape is not None and len(shape) > 2) or not g.is_op(last, "Add"):
+            return False
+    return last is not None and g.is_op(only_user(last.outputs[0]), *_JOINED)
 
 
 def _plain(node: ir.Node) -> bool:

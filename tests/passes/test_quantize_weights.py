@@ -89,6 +89,31 @@ def test_a_weight_that_two_products_share_is_folded(tmp_path):
     assert left == ["MatMul", "Relu", "MatMul"]
 
 
+@pytest.mark.parametrize("activation", ["Relu", "LeakyRelu", "Sigmoid", "Tanh"])
+@pytest.mark.parametrize(
+    ("rank", "body"),
+    [
+        (2, "a = MatMul(x, w) c = Add(a, b)"),
+        (2, "c = Gemm(x, w, b)"),
+        (2, "c = MatMul(x, w)"),
+        (3, "a = MatMul(x, w) c = Add(a, b)"),
+    ],
+)
+def test_activations_keep_no_dequantization_at_run_time(rank, body, activation, tmp_path):
+    dims = "N,64" if rank == 2 else "N,5,64"
+    model = model_from_text(
+        f"g (float[{dims}] x) => (float[{dims}] y) {{ {body} y = {activation}(c) }}",
+        opset=21,
+        w=graphs.random(0, 64, 64) * 0.1,
+        b=graphs.random(1, 64),
+    )
+    assert _apply(model, **_RTN).modified
+    graphs.session(model, "all", tmp_path / "o.onnx")
+    left = [n.op_type for n in onnx.load(tmp_path / "o.onnx").graph.node]
+    assert "DequantizeLinear" not in left
+    assert rank == 2 or "MatMulNBits" in left
+
+
 def test_products_of_older_opsets_are_raised_for_when_there_are_enough():
     model, feed = graphs.matmul(opset=13)
     before = graphs.outputs(model, feed)
@@ -136,8 +161,8 @@ def _correlated(seed, count, *shape):
 
 @pytest.mark.parametrize(("group", "share"), [(1, 0.75), (4, 0.95), (16, 0.98)])
 def test_gptq_keeps_the_outputs_of_convolutions_on_unseen_inputs(group, share):
-    model, _ = graphs.conv(group=group)
-    other, _ = graphs.conv(group=group)
+    model, _ = graphs.conv(21, group)
+    other, _ = graphs.conv(21, group)
     fresh = {"x": _correlated(1, 4, 16, 9, 9)}
     before = graphs.outputs(model, fresh)
     _apply(model, {"x": _correlated(0, 24, 16, 9, 9)}, method="gptq")
