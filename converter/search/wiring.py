@@ -6,6 +6,7 @@ no more space than the model.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,6 +123,8 @@ def read_wiring(path: Path, prefix: str = "", fed: Iterable[str] = ()) -> Wiring
         fed: Inputs with a default that are fed all the same.
     """
     proto = onnx.load(str(path), load_external_data=False)
+    proto.graph.initializer.extend(map(_dense, proto.graph.sparse_initializer))
+    proto.graph.ClearField("sparse_initializer")
     if proto.functions:
         from onnx import inliner
 
@@ -147,9 +150,20 @@ def read_wiring(path: Path, prefix: str = "", fed: Iterable[str] = ()) -> Wiring
     )
 
 
+def _dense(sparse: onnx.SparseTensorProto) -> onnx.TensorProto:
+    """Write a sparse initializer out: pieces refer to whole tensors."""
+    values, where = numpy_helper.to_array(sparse.values), numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(list(sparse.dims), values.dtype)
+    flat = where if where.ndim == 1 else np.ravel_multi_index(tuple(where.T), dense.shape)
+    dense.reshape(-1)[flat] = values
+    return numpy_helper.from_array(dense, sparse.values.name)
+
+
 def _typed(proto: onnx.ModelProto) -> Iterator[onnx.ValueInfoProto]:
     """Yield every value whose type is declared or can be inferred; names without the prefix."""
-    found = onnx.shape_inference.infer_shapes(proto).graph
+    found = proto.graph
+    with contextlib.suppress(onnx.shape_inference.InferenceError):  # what is declared must do
+        found = onnx.shape_inference.infer_shapes(proto).graph
     yield from (*found.input, *found.value_info, *found.output)
 
 
@@ -177,11 +191,15 @@ class Assembly:
     given: Mapping[str, tuple[int, Sequence[int | str | None] | None] | None]
 
     def side(self, name: str) -> int:
-        """Return which graph a name belongs to."""
+        """Return which graph a name belongs to.
+
+        Raises:
+            TangledError: None has it.
+        """
         for index, part in enumerate(self.parts):
             if name in part.maker or name in part.constants or name in part.inputs:
                 return index
-        raise KeyError(name)
+        raise TangledError(name)
 
     def resolve(self, name: str, side: int | None = None) -> str:
         """Return the value that stands for a name."""

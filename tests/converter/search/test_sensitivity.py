@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from support import model_from_text, run
@@ -213,3 +214,27 @@ def test_divergence_knows_probabilities_logits_and_embeddings() -> None:
     assert (
         divergence(np.zeros((2, 3, 4, 4), np.float32), np.zeros((2, 3, 4, 4), np.float32)) is None
     )
+
+
+def test_sparse_weights_and_weights_with_defaults_that_are_fed(tmp_path: Path) -> None:
+    """Initializers in other forms: sparse, and inputs whose default the samples replace."""
+    w1 = np.zeros((4, 4), np.float32)
+    w1[1, 2], w1[3, 0] = 2.0, -3.0
+    sparse = onnx.SparseTensorProto(dims=[4, 4])
+    sparse.values.CopyFrom(onnx.numpy_helper.from_array(np.array([2.0, -3.0], np.float32), "w1"))
+    sparse.indices.CopyFrom(onnx.numpy_helper.from_array(np.array([6, 12], np.int64), "i"))
+    text = """g (float[N,4] x, float[4] b) => (float[N,3] y) {
+        a = MatMul(x, w1)
+        c = Add(a, b)
+        y = MatMul(c, w2)
+    }"""
+    draw = np.random.default_rng(3).standard_normal
+    proto = ir.to_proto(
+        model_from_text(text, w2=draw((4, 3)).astype(np.float32), b=np.ones(4, np.float32))
+    )
+    proto.graph.sparse_initializer.append(sparse)
+    onnx.save(proto, tmp_path / "first.onnx")
+    graph = read_wiring(tmp_path / "first.onnx", fed=["b"])
+    np.testing.assert_array_equal(graph.array("w1"), w1)
+    assert set(graph.inputs) == {"x", "b"}
+    assert graph.array("b") is None
