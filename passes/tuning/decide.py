@@ -23,7 +23,7 @@ FEWEST_SAMPLES = 16
 """Fewer samples say too little about the ones that were left out."""
 
 _PLAIN = Recipe("nearest", "none")
-_RIDGES = {8: 8.0, 4: 0.1}
+_RIDGES = {8: 8.0, 4: 0.3}
 _LARGE = 6e7
 """Work (see :func:`passes.tuning.lockstep.work_of`) beyond which only ranges are compared."""
 _MOST_WIDE = 0.125
