@@ -41,6 +41,7 @@ class Equalize(Pass):
     summary: ClassVar[str] = "equal ranges of channels from layer to layer, before quantization"
     follows: ClassVar[frozenset[str]] = frozenset({"simplify", "fuse", "prune"})
     exact: ClassVar[bool] = True
+    idempotent: ClassVar[bool] = False  # deep nets are left a bit before nothing moves at all
 
     absorb: Annotated[
         bool, Param("move the part of a bias that never reaches zero into the next layer's bias")
