@@ -186,7 +186,7 @@ def _told(jobs: list[Job], found: Fit, method: str, context: Context) -> list[st
             + (f", of {len(found.unseen)} from the weights alone" if found.unseen else "")
         )
     elif method == "least_error":
-        notes.append("no data: each block has the grid with the least squared error")
+        notes.append("no data: each block has the grid with the least error for usual inputs")
     return notes
 
 

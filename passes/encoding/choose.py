@@ -27,6 +27,9 @@ RIDGE = 0.1
 """Of the least-squares target, in units of the mean of the Gram matrix's diagonal."""
 DAMPING = 0.01
 """Added to the diagonal of a Gram matrix, as a share of its mean."""
+COHERENCE = 0.4
+"""Square of the mean of an input over its variance, assumed where nobody knows the inputs: that of
+a Gaussian behind a Relu is 0.47."""
 ENOUGH_ROWS = 6
 """Rows per column from which on neither needs to be stronger; with fewer both grow in proportion:
 directions that a few samples do not show are not free to be wrong in."""
@@ -71,8 +74,13 @@ def rtn(rows: Array, form: Form) -> Codes:
 
 
 def least_error(rows: Array, form: Form) -> Codes:
-    """Round to nearest on the grids with the least squared error."""
-    return _nearest(rows, form, searched(form.split(rows), _widest(rows, form)))
+    """Round to nearest on the grids with the least error for inputs that are never negative.
+
+    Such inputs, as all that come out of a Relu, add up the errors of a block: their sum counts as
+    well as their squares.
+    """
+    grid = searched(form.split(rows), _widest(rows, form), coherence=COHERENCE)
+    return _nearest(rows, form, grid)
 
 
 def half_quadratic(rows: Array, form: Form) -> Codes:

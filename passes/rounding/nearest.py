@@ -82,6 +82,7 @@ def searched(
     *,
     smallest: float = 0.4,
     candidates: int = 31,
+    coherence: float = 0.0,
 ) -> Grid:
     """Shrink the scales where that makes the squared error of rounding to nearest smaller.
 
@@ -95,16 +96,18 @@ def searched(
             matrix; None: all equal.
         smallest: Least share of the scale that is tried.
         candidates: Shares that are tried between that and 1.
+        coherence: How much the square of the sum of a row's errors counts beside the sum of their
+            squares: inputs that are never negative add errors up.
 
     Returns:
         The grids with the smallest error; those given where none is better.
     """
     wide = rows.astype(np.float64)
     best = grid.scales.astype(np.float64)
-    least = _error(wide, grid, best, importance)
+    least = _error(wide, grid, best, importance, coherence)
     for share in np.linspace(1.0, smallest, candidates)[1:]:
         tried = np.asarray(_safe(grid.scales * share), np.float64)
-        error = _error(wide, grid, tried, importance)
+        error = _error(wide, grid, tried, importance, coherence)
         better = error < least
         best = np.where(better, tried, best)
         least = np.where(better, error, least)
@@ -144,13 +147,16 @@ def _safe(scales: Array) -> Array:
     return raised.astype(np.float32)
 
 
-def _error(rows: Array, grid: Grid, scales: Array, importance: Array | None) -> Array:
+def _error(
+    rows: Array, grid: Grid, scales: Array, importance: Array | None, coherence: float
+) -> Array:
     step, zero = scales[:, None], grid.zeros[:, None]
     steps = np.rint(rows / step)
     np.clip(steps, grid.low - zero, grid.high - zero, out=steps)
     steps *= step
     steps -= rows
+    total = coherence * np.square(steps.sum(axis=1)) if coherence else 0.0
     np.square(steps, out=steps)
     if importance is not None:
         steps *= importance
-    return np.asarray(steps.sum(axis=1))
+    return np.asarray(steps.sum(axis=1) + total)
