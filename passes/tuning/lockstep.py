@@ -25,6 +25,7 @@ from passes.tuning.distance import Distances
 from passes.tuning.fit import Fitted, Recipe, fit
 from passes.tuning.layer import Layer, Moments, from_rows
 from passes.tuning.segments import Pieces
+from passes.tuning.store import Budget
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -161,13 +162,14 @@ class _Walk:
         self._masks = [_split(student.fit_on, self._samples) for student in task.students]
         stops = [group[0].unit.node for group in task.groups]
         (folder / "float").mkdir()
-        self._float = Pieces(task.model, stops, feeds, settings, folder / "float")
+        budget = Budget()
+        self._float = Pieces(task.model, stops, feeds, settings, folder / "float", budget)
         self._students = []
         for i, student in enumerate(task.students):
             own = folder / f"student{i}"
             own.mkdir()
             nodes = [student.nodes[group[0].name] for group in task.groups]
-            self._students.append(Pieces(student.model, nodes, feeds, settings, own))
+            self._students.append(Pieces(student.model, nodes, feeds, settings, own, budget))
 
     def step(self, group: Sequence[Layer]) -> None:
         """Advance to a group of layers and fit them."""

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 
 from converter.core import graph as g
-from passes.tuning.store import Store
+from passes.tuning.store import Batches, Budget, Store
 
 if TYPE_CHECKING:
     from converter.core.context import Arrays, RunSettings
@@ -34,6 +34,7 @@ class Pieces:
         feeds: The batches.
         settings: How models are run.
         folder: For temporary files.
+        budget: Memory for values, shared with other models.
 
     Attributes:
         values: What lives at the present stop.
@@ -46,10 +47,11 @@ class Pieces:
         feeds: Sequence[Arrays],
         settings: RunSettings,
         folder: Path,
+        budget: Budget | None = None,
     ) -> None:
         self.model = model
         self.settings = settings
-        self.values = Store(folder)
+        self.values = Store(folder, budget or Budget())
         self._folder = folder
         self._nodes = list(model.graph)
         self._position = {node: i for i, node in enumerate(self._nodes)}
@@ -64,7 +66,7 @@ class Pieces:
         self._batches = len(feeds)
         for feed in feeds:
             for name, array in feed.items():
-                self.values.append(name, np.asarray(array))
+                self.values.lend(name, np.asarray(array))
 
     def advance(self) -> None:
         """Run up to the next stop, or to the end."""
@@ -267,10 +269,10 @@ def _tensor(value: ir.Value) -> onnx.TensorProto:
     return ir.serde.serialize_tensor(plain)
 
 
-def _described(name: str, arrays: Sequence[Array]) -> onnx.ValueInfoProto:
+def _described(name: str, batches: Batches) -> onnx.ValueInfoProto:
     """Return type and shape of a value; sizes that differ between batches are left open."""
-    shapes = {array.shape for array in arrays}
-    kind = onnx.helper.np_dtype_to_tensor_dtype(arrays[0].dtype)
+    shapes = {part.shape for part in batches.parts}
+    kind = onnx.helper.np_dtype_to_tensor_dtype(batches.parts[0].dtype)
     if len({len(shape) for shape in shapes}) > 1:
         return onnx.helper.make_tensor_value_info(name, kind, None)
     sizes = [s.pop() if len(s := set(axis)) == 1 else None for axis in zip(*shapes, strict=True)]

@@ -1,17 +1,72 @@
-"""Activations between two steps: in memory, or in mapped files once they need too much of it."""
+"""Activations between two steps: in memory, or in files once they need too much of it."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 Array = np.ndarray[Any, Any]
 
-MOST_BYTES = 1 << 30
-"""Activations beyond this lie in files; the system keeps as many of their pages as it can."""
+MOST_BYTES = 384 << 20
+"""Activations beyond this lie in files, and are read one batch at a time."""
+
+
+@dataclass
+class Budget:
+    """Memory that several stores share.
+
+    Attributes:
+        most: Most bytes held in memory.
+        held: Bytes held now.
+    """
+
+    most: int = MOST_BYTES
+    held: int = 0
+
+
+@dataclass(frozen=True)
+class _Filed:
+    """An array in a file of its own."""
+
+    path: Path
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    def read(self) -> Array:
+        return np.fromfile(self.path, self.dtype).reshape(self.shape)
+
+
+class Batches(Sequence[Array]):
+    """The arrays of one value; those in files are read when they are asked for.
+
+    Attributes:
+        parts: Arrays, or what stands for them; all have ``shape`` and ``dtype``.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[Array | _Filed] = []
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    @overload
+    def __getitem__(self, index: int) -> Array: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Array]: ...
+
+    def __getitem__(self, index: int | slice) -> Array | list[Array]:
+        """Return the array of one batch, or of several."""
+        if isinstance(index, slice):
+            return [_read(part) for part in self.parts[index]]
+        return _read(self.parts[index])
+
+    def __iter__(self) -> Iterator[Array]:
+        return (_read(part) for part in self.parts)
 
 
 class Store:
@@ -19,41 +74,55 @@ class Store:
 
     Args:
         folder: Where files go; removed by whoever made it.
-        most_bytes: Most bytes held in memory.
+        budget: Memory, shared with other stores.
     """
 
-    def __init__(self, folder: Path, most_bytes: int = MOST_BYTES) -> None:
+    def __init__(self, folder: Path, budget: Budget) -> None:
         self._folder = folder
-        self._most = most_bytes
-        self._held = 0
+        self._budget = budget
         self._made = 0
-        self._arrays: dict[str, list[Array]] = {}
+        self._values: dict[str, Batches] = {}
+        self._lent: set[str] = set()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._arrays
+        return name in self._values
 
-    def __getitem__(self, name: str) -> Sequence[Array]:
-        return self._arrays[name]
+    def __getitem__(self, name: str) -> Batches:
+        return self._values[name]
 
     def append(self, name: str, array: Array) -> None:
         """Keep one more batch of a value."""
-        if self._held + array.nbytes > self._most and array.nbytes:
-            array = self._mapped(array)
+        part: Array | _Filed = array
+        plain = array.dtype.kind in "biufc"
+        if plain and array.nbytes and self._budget.held + array.nbytes > self._budget.most:
+            part = self._filed(array)
         else:
-            self._held += array.nbytes
-        self._arrays.setdefault(name, []).append(array)
+            self._budget.held += array.nbytes
+        self._values.setdefault(name, Batches()).parts.append(part)
+
+    def lend(self, name: str, array: Array) -> None:
+        """Refer to one more batch that somebody else holds anyway."""
+        self._values.setdefault(name, Batches()).parts.append(array)
+        self._lent.add(name)
 
     def drop(self, name: str) -> None:
         """Forget a value."""
-        for array in self._arrays.pop(name, []):
-            if isinstance(array, np.memmap):
-                Path(str(array.filename)).unlink(missing_ok=True)
+        found = self._values.pop(name, None)
+        if name in self._lent:
+            self._lent.discard(name)
+            return
+        for part in [] if found is None else found.parts:
+            if isinstance(part, _Filed):
+                part.path.unlink(missing_ok=True)
             else:
-                self._held -= array.nbytes
+                self._budget.held -= part.nbytes
 
-    def _mapped(self, array: Array) -> Array:
+    def _filed(self, array: Array) -> _Filed:
         path = self._folder / f"values-{self._made}"
         self._made += 1
-        mapped = np.memmap(path, array.dtype, "w+", shape=array.shape)
-        mapped[...] = array
-        return mapped
+        np.ascontiguousarray(array).tofile(path)
+        return _Filed(path, array.shape, array.dtype)
+
+
+def _read(part: Array | _Filed) -> Array:
+    return part.read() if isinstance(part, _Filed) else part

@@ -11,7 +11,7 @@ import support
 
 from converter.core.context import RunSettings
 from passes.tuning.segments import Pieces
-from passes.tuning.store import Store
+from passes.tuning.store import Budget, Store
 
 RNG = np.random.default_rng(3)
 
@@ -104,7 +104,8 @@ def test_quantized_values_are_kept_as_integers(tmp_path: Path) -> None:
 
 
 def test_what_does_not_fit_in_memory_lies_in_files(tmp_path: Path) -> None:
-    store = Store(tmp_path, most_bytes=100)
+    budget = Budget(most=100)
+    store, other = Store(tmp_path, budget), Store(tmp_path, budget)
     small, large = weights(4), weights(100)
     store.append("a", small)
     store.append("a", large)
@@ -114,3 +115,5 @@ def test_what_does_not_fit_in_memory_lies_in_files(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     store.append("b", weights(25))
     assert not list(tmp_path.iterdir())
+    other.append("c", small)
+    assert len(list(tmp_path.iterdir())) == 1, "the budget is shared"
