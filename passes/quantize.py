@@ -200,8 +200,9 @@ class Quantize(Pass):
             return Parts(notes=(said,) if self.transformers == "dynamic" else ())
         named = self.method != type(self).method
         everything = self.transformers == "dynamic" or (self.transformers == "auto" and not named)
-        # The second normalization and the GELU of a smoothed layer cost some percent.
-        smoothing = False if self.speed == "max" else memory.smoothed
+        # The second normalization and the GELU of a smoothed layer cost some percent, and looking
+        # for the factors costs two more runs of the data, which the plain path does without.
+        smoothing = memory.smoothed if everything and self.speed != "max" else False
         wish = Wish(selection, everything, self.per_channel, smoothing)
         parts = quantize_parts(model, context, wish)
         memory.smoothed = parts.smoothed if memory.smoothed is None else memory.smoothed
