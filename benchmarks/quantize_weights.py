@@ -83,7 +83,9 @@ def sqnr(expected: list[np.ndarray], actual: list[np.ndarray]) -> float:
 def cell(zoo: Path, model: Path, target: Path, passes: str, known: dict[str, Any]) -> str:
     """Convert with one pass and measure; returns a cell of the table."""
     command = [sys.executable, "-m", "converter", str(model), str(target), "--no-verify"]
-    done = run([*command, "--passes", f"freeze,simplify,{passes}", "--data", str(known["data"])], cwd=ROOT)
+    done = run(
+        [*command, "--passes", f"freeze,simplify,{passes}", "--data", str(known["data"])], cwd=ROOT
+    )
     if done.returncode:
         return f"exit {done.returncode}: {(done.stderr.strip().splitlines() or ['?'])[-1][:60]}"
     ratio = target.stat().st_size / model.stat().st_size
