@@ -8,6 +8,7 @@ into.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -226,7 +227,11 @@ def footprint(model: ir.Model) -> Footprint:
     nodes = sum(1 for _ in walk(model))
     parameters = nbytes = 0
     for tensor in tensors(model):
-        nbytes += tensor.nbytes
-        if tensor.dtype != ir.DataType.STRING:
-            parameters += tensor.size
+        if tensor.dtype == ir.DataType.STRING:
+            nbytes += tensor.nbytes
+            continue
+        # The number of bytes would count the elements once more.
+        size = tensor.size
+        parameters += size
+        nbytes += math.ceil(tensor.dtype.itemsize * size)
     return Footprint(nodes, parameters, nbytes)
