@@ -26,6 +26,8 @@ _PLAIN = Recipe("nearest", "none")
 _RIDGES = {8: 8.0, 4: 0.3}
 _LARGE = 6e7
 """Work (see :func:`passes.tuning.lockstep.work_of`) beyond which only ranges are compared."""
+_HANDICAP = 1.15
+"""Trials fit half of the samples; the final fit has all, which helps rounding by inputs most."""
 _MOST_WIDE = 0.125
 """Share of the weights that may keep 8 bits where 4 are asked for."""
 
@@ -148,9 +150,11 @@ def _explore(tuner: Tuner, made: Mapping[str, Mapping[str, Grid]], options: Opti
 
 def _mixed(tuner: Tuner, candidate: Candidate) -> tuple[Candidate, str]:
     """Give the layers 8 bits that suffer most per weight, as long as they hold few weights."""
+    sizes = {layer.name: layer.weight.size for group in tuner.groups for layer in group}
+    if not sum(sizes.values()):
+        return candidate, "no layer has weights that 4 bits could hold"
     recipe = replace(candidate.recipe, rounding="gptq")
     noise = tuner.try_all([replace(candidate, recipe=recipe)])[0].noise
-    sizes = {layer.name: layer.weight.size for group in tuner.groups for layer in group}
     left = _MOST_WIDE * sum(sizes.values())
     wide: list[str] = []
     for name in sorted(noise, key=lambda n: (-noise[n] / sizes[n], n)):
@@ -167,7 +171,12 @@ def _mixed(tuner: Tuner, candidate: Candidate) -> tuple[Candidate, str]:
 
 
 def _best(trials: Sequence[Trial]) -> Trial:
-    return min(trials, key=lambda trial: trial.loss)
+    return min(trials, key=_rank)
+
+
+def _rank(trial: Trial) -> float:
+    """Return the loss that counts: what gains nothing by more samples has to be clearly better."""
+    return trial.loss * (1.0 if trial.candidate.recipe.rounding == "gptq" else _HANDICAP)
 
 
 def _notes(trials: Sequence[Trial], samples: int) -> tuple[str, ...]:
