@@ -152,7 +152,7 @@ def _mixed(tuner: Tuner, candidate: Candidate) -> tuple[Candidate, str]:
     """Give the layers 8 bits that suffer most per weight, as long as they hold few weights."""
     sizes = {layer.name: layer.weight.size for group in tuner.groups for layer in group}
     if not sum(sizes.values()):
-        return candidate, "no layer has weights that 4 bits could hold"
+        return candidate, "no layer has weights of its own that 4 bits could hold"
     recipe = replace(candidate.recipe, rounding="gptq")
     noise = tuner.try_all([replace(candidate, recipe=recipe)])[0].noise
     left = _MOST_WIDE * sum(sizes.values())

@@ -159,3 +159,21 @@ def test_any_batch_size_will_do(depthwise: ir.Model, batch: int) -> None:
     chosen = Quantize(method="minmax", rounding="gptq", speed="max")
     chosen.apply(clone, context(images(16), batch))
     assert loss(depthwise, clone) < 1e-4
+
+
+def test_four_bits_where_no_layer_has_weights_of_its_own() -> None:
+    rng = np.random.default_rng(0)
+    model = support.model_from_text(
+        """g (float[N,1,28,28] image) => (float[N,8,26,26] y, float[N,8,26,26] z) {
+          other = Neg(image)
+          y = Conv(image, w)
+          z = Conv(other, w)
+        }""",
+        w=rng.normal(size=(8, 1, 3, 3)).astype(np.float32),
+    )
+    clone = model.clone()
+    shape = (16, 1, 28, 28)
+    samples = rng.normal(size=shape).astype(np.float32)
+    outcome = Quantize(speed="max", weights="int4").apply(clone, context(samples))
+    assert outcome.counts["weights_quantized"] == 1
+    assert any("no layer has weights of its own" in note for note in outcome.notes)
