@@ -26,6 +26,7 @@ MODELS = {
     "digits_gru": "digits_rows_calibration.npz",
     "digits_lstm": "digits_rows_calibration.npz",
 }
+SAMPLES = 64  # the structure does not depend on how many
 PIPELINES = ("simplify", "simplify,quantize", "prune:sparsity=0.5")
 
 
@@ -34,7 +35,11 @@ def structure(model: str, passes: str, folder: Path) -> dict[str, Any]:
     their last bits depend on the kernels of the processor."""
     out = folder / "out.onnx"
     artifact = converter.convert(
-        FIXTURES / f"{model}.onnx", out, passes=passes, data=FIXTURES / MODELS[model]
+        FIXTURES / f"{model}.onnx",
+        out,
+        passes=passes,
+        data=FIXTURES / MODELS[model],
+        samples=SAMPLES,
     )
     proto = onnx.load(out)
     return {
