@@ -128,6 +128,8 @@ def _told(weights: list[Weight], found: Fit, context: Context) -> str:
     if context.dataset is None:
         return "no data: tables and indices make the error of the weights themselves small"
     seen = len(weights) - len(found.unseen)
-    return f"indices of {seen} weights from the inputs of {context.dataset.samples} samples" + (
-        f", of {len(found.unseen)} from the weights alone" if found.unseen else ""
+    without = f"; without: {len(found.unseen)}" if found.unseen else ""
+    return (
+        f"weights rounded with what their layers see of {context.dataset.samples} samples: "
+        f"{seen}{without}"
     )

@@ -24,14 +24,14 @@ from passes.affine.uneven import uneven_note
 from passes.dynamic.encoder import Parts, Wish, quantize_parts
 from passes.equalize import Equalize
 from passes.quantize_weights import QuantizeWeights
-from passes.tuning.decide import Options, decide, unfit
+from passes.tuning.decide import FEWEST_SAMPLES, Options, constant, decide, unfit
 from passes.tuning.spare import Memory, within
 from passes.tuning.tuner import Tuner
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.core.context import Context
+    from converter.core.context import Context, Dataset
 
 
 _AUTO_PERCENTILE = 99.999
@@ -187,7 +187,7 @@ class Quantize(Pass):
                 f"weights have one scale per tensor, because opset {g.opset(model)} knows no other",
             )
         if context.dataset is not None:
-            notes += (f"ranges from {context.dataset.samples} calibration samples",)
+            notes += (_source_note(context.dataset),)
         counts = {**parts.counts, **writer.counts}
         return Outcome(modified=True, counts=counts, skipped=tuple(skipped), notes=notes)
 
@@ -297,6 +297,19 @@ class Quantize(Pass):
             return False, (f"opset {before} stays: {reason}",)
         cause = {PER_CHANNEL_OPSET: "int8 weights"}.get(aim, "16-bit or 4-bit integers")
         return True, (f"opset {before} was raised to {aim} for {cause}",)
+
+
+def _source_note(dataset: Dataset) -> str:
+    """Say where ranges come from, and when that is too little."""
+    count = dataset.samples
+    said = f"ranges from {count} calibration sample{'' if count == 1 else 's'}"
+    if dataset.synthetic:
+        return f"{said} that were made up: real ones reach other ranges"
+    if count < FEWEST_SAMPLES:
+        return f"{said}, which is few: other inputs may lie beyond; give 32 to 200 typical ones"
+    if constant(dataset):
+        return f"{said} that are all equal: other inputs may lie beyond; give typical ones"
+    return said
 
 
 def _joined(equalized: Outcome, outcome: Outcome) -> Outcome:

@@ -178,12 +178,13 @@ def _write(model: ir.Model, jobs: list[Job], found: Fit) -> None:
 def _told(jobs: list[Job], found: Fit, method: str, context: Context) -> list[str]:
     """Say what was stored how, and what the integers were chosen with."""
     counted = Counter(job.way for job in jobs)
-    notes = [f"{count} weights {_WAYS[way]}" for way, count in sorted(counted.items())]
+    stored = "; ".join(f"{count} {_WAYS[way]}" for way, count in sorted(counted.items()))
+    notes = [f"weights stored: {stored}"]
     if method == "gptq" and context.dataset is not None:
         seen = len(jobs) - len(found.unseen)
         notes.append(
-            f"integers of {seen} weights from the inputs of {context.dataset.samples} samples"
-            + (f", of {len(found.unseen)} from the weights alone" if found.unseen else "")
+            f"weights rounded with what their layers see of {context.dataset.samples} samples: "
+            + f"{seen}{f'; without: {len(found.unseen)}' if found.unseen else ''}"
         )
     elif method == "least_error":
         notes.append("no data: each block has the grid with the least error for usual inputs")

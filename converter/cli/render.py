@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -19,7 +20,8 @@ Data = Mapping[str, Any]
 _MAX_ROWS = 12
 _MOST_ANSWERS = 60
 _MOST_COUNTS = 6
-_MAX_WIDTH = 32
+_MAX_WIDTH = 22
+_MOST_LINES = 4
 _STATUS_STYLE = {"done": "bold green", "not verified": "bold yellow"}
 
 
@@ -97,8 +99,18 @@ def _conversion(console: Console, report: Data) -> None:
     _notes(console, summary.notes(report))
 
 
-def _short(words: str) -> str:
-    return words if len(words) <= _MAX_WIDTH else f"{words[: _MAX_WIDTH - 3]}..."
+def _short(words: str) -> Text:
+    """Break a pass behind the commas between its parameters, and cut what is still too long."""
+    lines: list[str] = []
+    for part in re.split(r"(?<=,)|\n", t.clean(words).replace(":", ":\n", 1)):
+        if lines and len(lines[-1]) + len(part) <= _MAX_WIDTH:
+            lines[-1] += part
+        else:
+            lines.append(part)
+    if len(lines) > _MOST_LINES:
+        lines = [*lines[: _MOST_LINES - 1], "..."]
+    lines = [x if len(x) <= _MAX_WIDTH else f"{x[: _MAX_WIDTH - 3]}..." for x in lines]
+    return Text("\n".join(lines))
 
 
 def _warning(data: Data) -> Text:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +58,7 @@ FLOAT_LAYERS = frozenset(
 """Operators that multiply by a weight in float."""
 CONVERSIONS = frozenset({"QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear"})
 _ATTENTION = frozenset({"MatMul", "FusedMatMul", "QLinearMatMul", "MatMulInteger"})
+_STORED = "its weights alone are integers, which become float when the file is loaded"
 _OTHERS = ("QLinear", "QGemm", "QEmbed", "GatherBlockQuantized")
 
 
@@ -191,16 +192,49 @@ def _nodes(graph: onnx.GraphProto, weights: set[str]) -> Iterator[onnx.NodeProto
 
 def _left(model: ir.Model, reasons: Mapping[str, str]) -> Iterator[FloatLayer]:
     for node in g.walk(model):
-        if node.op_type not in FLOAT_LAYERS or not _float_weight(node):
+        if node.op_type not in FLOAT_LAYERS:
             continue
         name = node.name or next((o.name for o in node.outputs if o.name), "") or "?"
-        yield FloatLayer(name, node.op_type, reasons.get(g.label(node), ""))
+        if _float_weight(node):
+            yield FloatLayer(name, node.op_type, reasons.get(g.label(node), ""))
+        elif _unpacked_weight(node):
+            yield FloatLayer(name, node.op_type, _STORED)
 
 
 def _float_weight(node: ir.Node) -> bool:
     """Tell whether a node multiplies by a constant that is no dequantized integer."""
-    operands = node.inputs[:2] if node.op_type in _ATTENTION else node.inputs[1:2]
+    return any(value is not None and _constant(value) for value in _operands(node))
+
+
+def _unpacked_weight(node: ir.Node) -> bool:
+    """Tell whether a weight is made of constants by operators other than DequantizeLinear."""
     return any(
-        value is not None and (g.constant(value) is not None or value.is_initializer())
-        for value in operands
+        value is not None
+        and (maker := value.producer()) is not None
+        and maker.op_type != "DequantizeLinear"
+        and _made_of_constants(maker)
+        for value in _operands(node)
     )
+
+
+def _operands(node: ir.Node) -> Sequence[ir.Value | None]:
+    return node.inputs[:2] if node.op_type in _ATTENTION else node.inputs[1:2]
+
+
+def _made_of_constants(maker: ir.Node) -> bool:
+    waiting, seen = [maker], {maker}
+    while waiting:
+        for value in waiting.pop().inputs:
+            if value is None or _constant(value):
+                continue
+            before = value.producer()
+            if before is None:
+                return False
+            if before not in seen:
+                seen.add(before)
+                waiting.append(before)
+    return True
+
+
+def _constant(value: ir.Value) -> bool:
+    return g.constant(value) is not None or value.is_initializer()

@@ -11,6 +11,7 @@ from converter.core.contract import Skip
 from converter.core.graph import walk
 from converter.errors import ConverterError
 from converter.measure.integers import Integers, count_integers, quantized
+from converter.report.words import plural
 from converter.search.saturation import find_saturation
 from converter.verification.verify import SLOWER
 
@@ -107,9 +108,10 @@ def _count_notes(integers: Integers) -> list[str]:
     missing = integers.float_layers - len(integers.left)
     if missing <= 0 or not integers.runtime:
         return []
+    layers, them = ("layer runs", "it") if missing == 1 else ("layers run", "them")
     return [
-        f"{missing} quantized layers run in float: {integers.runtime} did not fuse them; "
-        "the file is smaller, and no faster for them"
+        f"{missing} quantized {layers} in float: {integers.runtime} did not fuse {them}; "
+        f"the file is smaller, and no faster for {them}"
     ]
 
 
@@ -118,7 +120,7 @@ def _saturation_notes(saturated: dict[str, float]) -> list[str]:
     if not much:
         return []
     return [
-        f"more than {MUCH:.0%} of the elements of {len(much)} values lie beyond their grid "
+        f"more than {MUCH:.0%} of the elements of {plural(len(much), 'value')} lie beyond the grid "
         f"(worst: {much[0]}, {saturated[much[0]]:.1%}): give more, or more typical, calibration "
         "samples, or choose method=minmax"
     ]

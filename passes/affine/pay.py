@@ -242,9 +242,10 @@ def slower_note(declined: Mapping[ir.Node, str]) -> tuple[str, ...]:
     layers = sum(1 for node in declined if g.is_op(node, "Conv", "Gemm", "MatMul"))
     if not layers:
         return ()
+    stay, them = ("layer stays", "it") if layers == 1 else ("layers stay", "them")
     return (
-        f"{layers} layers stay in float, where they are estimated to be faster; speed=max "
-        "quantizes them all the same, and quantize_weights makes the file smaller at float speed",
+        f"{layers} {stay} in float, which is estimated to be faster; speed=max quantizes {them} "
+        "all the same, and quantize_weights makes the file smaller at float speed",
     )
 
 

@@ -132,10 +132,11 @@ def portability_note(found: Mapping[Unit, float], *, narrowed: bool) -> tuple[st
             else ()
         )
     worst = max(found, key=lambda unit: found[unit])
-    shown = f"{len(found)} layers (most: {g.label(worst.node)}, {found[worst]:.2%} of its results)"
+    layers = "1 layer" if len(found) == 1 else f"{len(found)} layers"
+    shown = f"{layers} (most: {g.label(worst.node)}, {100 * found[worst]:.3g} % of its results)"
     if narrowed:
-        return (f"{shown} have 7-bit weights: their sums would saturate without VNNI",)
+        return (f"7-bit weights in {shown}, whose sums would saturate without VNNI",)
     return (
-        f"on x86 processors without VNNI sums of 16 bits saturate in {shown}; portable=true gives "
-        "these layers 7-bit weights",
+        f"on older x86 processors, without VNNI instructions, sums saturate in {shown}: "
+        "portable=true avoids that with 7-bit weights there",
     )

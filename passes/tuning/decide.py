@@ -32,14 +32,18 @@ _MOST_WIDE = 0.125
 """Share of the weights that may keep 8 bits where 4 are asked for."""
 
 _ROUNDINGS: Mapping[Rounding, str] = {
-    "nearest": "nearest rounding",
-    "gptq": "rounding with error feedback",
+    "nearest": "rounding to nearest",
+    "gptq": "rounding with error feedback (gptq)",
 }
-_CORRECTIONS: Mapping[Correction, str] = {
-    "none": "biases as they are",
-    "float": "biases corrected for rounding",
-    "student": "biases corrected for rounding and for what layers before shift",
+_CORRECTIONS: Mapping[Correction, tuple[str, str]] = {
+    "none": ("biases as they are", ""),
+    "float": ("biases corrected for rounding", " + bias"),
+    "student": (
+        "biases corrected for rounding and for what layers before shift (shift)",
+        " + bias + shift",
+    ),
 }
+"""In full for what was chosen, in short for the others."""
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,9 @@ def unfit(dataset: Dataset | None, model: ir.Model) -> str:
     if dataset.synthetic:
         return "the samples are made up"
     if dataset.samples < FEWEST_SAMPLES:
-        return f"there are {dataset.samples} calibration samples, and {FEWEST_SAMPLES} are needed"
-    if _constant(dataset):
+        shown = "1 sample" if dataset.samples == 1 else f"{dataset.samples} samples"
+        return f"{shown} of the {FEWEST_SAMPLES} that are needed to decide"
+    if constant(dataset):
         return "all calibration samples are equal"
     values = (v for node in model.graph for v in node.outputs)
     if any(v.type is not None and not isinstance(v.type, ir.TensorType) for v in values):
@@ -182,22 +187,27 @@ def _rank(trial: Trial) -> float:
 def _notes(trials: Sequence[Trial], samples: int) -> tuple[str, ...]:
     best = _best(trials)
     others = sorted((t for t in trials if t is not best), key=lambda t: t.loss)
-    said = "; ".join(f"{_words(t.candidate)}: {t.loss:.4g}" for t in others)
+    said = ", ".join(f"{_short(t.candidate)} {t.loss:.3g}" for t in others)
     return (
         f"chosen by {best.measure} from float on {samples} samples left out of the fit: "
-        f"{_words(best.candidate)}: {best.loss:.4g}",
+        f"{_words(best.candidate)}, {best.loss:.3g}",
         f"the others: {said}",
     )
 
 
 def _words(candidate: Candidate) -> str:
     recipe = candidate.recipe
-    rounding = _ROUNDINGS[recipe.rounding]
-    return f"{candidate.ranges} ranges, {rounding}, {_CORRECTIONS[recipe.correction]}"
+    rounding, correction = _ROUNDINGS[recipe.rounding], _CORRECTIONS[recipe.correction][0]
+    return f"{candidate.ranges} ranges, {rounding}, {correction}"
 
 
-def _constant(dataset: Dataset) -> bool:
-    """Tell whether all samples are the same."""
+def _short(candidate: Candidate) -> str:
+    recipe = candidate.recipe
+    return f"{candidate.ranges} + {recipe.rounding}{_CORRECTIONS[recipe.correction][1]}"
+
+
+def constant(dataset: Dataset) -> bool:
+    """Tell whether all samples are the same; the first that differs ends the search."""
     first: bytes | None = None
     for batch in dataset:
         arrays = [np.asarray(array) for _, array in sorted(batch.inputs.items())]

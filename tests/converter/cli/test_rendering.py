@@ -31,6 +31,18 @@ def test_conversion() -> None:
         assert expected in text
 
 
+def test_long_passes_break_between_their_parameters() -> None:
+    data = report().to_dict()
+    named = ["quantize:activations=none,target=qnn,exclude=/head/*", f"prune:{'x' * 60}"]
+    for step, name in zip(data["steps"], named, strict=False):
+        step["pass"] = name
+    text = render("conversion", data)
+    check(text)
+    for line in ("  quantize: ", "  activations=none, ", "  target=qnn, ", "  exclude=/head/*"):
+        assert line in text
+    assert f"  {'x' * 19}..." in text
+
+
 @pytest.mark.parametrize("name", sorted(MODELS))
 def test_inspection(name: str) -> None:
     model = MODELS[name]()

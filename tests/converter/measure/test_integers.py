@@ -83,6 +83,22 @@ def test_what_is_not_fused_is_said(tmp_path: Path) -> None:
     assert any("did not fuse" in note for note in report.notes)
 
 
+def test_weights_that_become_float_again_are_no_failure(tmp_path: Path) -> None:
+    """A quantized product beside a convolution of which the weight alone is stored as integers."""
+    text = """g (float[N,3,8,8] x) => (float[N,8,8,8] y, uint8[N,3,8,8] q) {
+        q = QuantizeLinear(x, s, z)
+        f = Cast<to=1>(w)
+        v = Mul(f, s)
+        y = Conv<pads=[1,1,1,1]>(x, v)
+    }"""
+    draw = np.random.default_rng(2).integers(-9, 9, (8, 3, 3, 3)).astype(np.int8)
+    model = model_from_text(text, w=draw, s=np.float32(0.1), z=np.uint8(128))
+    report = converter.convert(model, data=SAMPLES).report
+    assert report.proof.integers.float_layers == 1
+    assert "weights alone are integers" in report.proof.integers.left[0].reason
+    assert not any("did not fuse" in note for note in report.notes)
+
+
 def test_low_bit_weights_count_as_layers(tmp_path: Path) -> None:
     text = """g (float[N,32] x) => (float[N,16] y) { y = MatMul(x, w) }"""
     draw = np.random.default_rng(3).standard_normal((32, 16)).astype(np.float32)
@@ -129,13 +145,13 @@ def test_much_saturation_is_a_warning(tmp_path: Path) -> None:
     report = converter.convert(
         net(), passes=[Quantize(method="minmax", speed="max")], data=SAMPLES
     ).report
-    assert not any("beyond their grid" in note for note in report.notes)
+    assert not any("beyond the grid" in note for note in report.notes)
     from converter.report.proof import Case, prove
 
     path = converter.save(model, tmp_path / "m.onnx")
     case = Case(net(), model, path, (), open_data(larger, net()), None)
     proof = prove(case, RunSettings(workspace=tmp_path))
-    assert any("lie beyond their grid" in note for note in proof.notes)
+    assert any("lie beyond the grid" in note for note in proof.notes)
 
 
 @pytest.fixture(scope="module")

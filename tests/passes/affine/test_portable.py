@@ -119,7 +119,7 @@ def test_only_layers_that_saturate_get_seven_bits() -> None:
     sizes, notes = quantized(two_layers(), [{"x": LOUD}] * 4, portable=True)
     assert sorted(sizes.values()) == [SAFE_MAGNITUDE, 127]
     assert sizes["loud_quantized"] == SAFE_MAGNITUDE
-    assert "1 layers (most: " in notes
+    assert "1 layer (most: " in notes
     assert "7-bit weights" in notes
     assert found(two_layers(), [{"x": LOUD}]).keys() == {"a"}
 
@@ -134,7 +134,7 @@ def test_auto_tells_and_advises() -> None:
     rng = np.random.default_rng(0)
     feeds = [{"x": rng.uniform(0.5, 1.0, (2, 4)).astype(np.float32)} for _ in range(16)]
     _, notes = quantized(two_layers(), feeds, method="auto")
-    assert "portable=true gives these layers 7-bit weights" in notes
+    assert "portable=true avoids that with 7-bit weights" in notes
 
 
 def test_a_model_that_is_safe_is_said_to_be() -> None:
