@@ -23,6 +23,7 @@ from passes.affine.rules import Rules, rules_of
 from passes.affine.uneven import uneven_note
 from passes.dynamic.encoder import Parts, Wish, quantize_parts
 from passes.equalize import Equalize
+from passes.opset.convert import take_over
 from passes.quantize_weights import QuantizeWeights
 from passes.tuning.decide import FEWEST_SAMPLES, Options, constant, decide, unfit
 from passes.tuning.spare import Memory, within
@@ -154,6 +155,7 @@ class Quantize(Pass):
         selection = Selection(self.include, (*self.exclude, *spared))
         nodes = list(g.walk(model))
         skipped = [Skip(p, "matches no node") for p in selection.unmatched(nodes)]
+        older = model.clone() if g.opset(model) < self._opset[1] else None
         raised, notes = self._raise_opset(model, selection, context)
         if g.opset(model) < self._rules.opset_lowest:
             skipped += _too_old(model, selection, "; ".join(notes))
@@ -162,6 +164,9 @@ class Quantize(Pass):
         ranges = Observed(model, selection, context, self._choice())
         plan = ranges.plan()
         skipped += (*parts.skipped, *plan.skipped)
+        if not plan.units and not parts.counts and raised and older is not None:
+            take_over(model, older)  # nothing is gained by the newer opset
+            raised, notes = False, ()
         notes += (*parts.notes, *self._rules.notes(), *slower_note(ranges.declined))
         notes += uneven_note(plan, ranges.ranges(plan))
         if not plan.units:
@@ -279,13 +284,19 @@ class Quantize(Pass):
             refine=self.refine,
         )
 
+    @property
+    def _opset(self) -> tuple[int, int]:
+        """The opset to raise a model to, and the one below which that is done."""
+        rules = self._rules
+        aim = max(rules.opset_needed, INT4_OPSET if self.weights == "int4" else 0)
+        return aim, aim if self.per_channel or self.weights == "int4" else rules.opset_lowest
+
     def _raise_opset(
         self, model: ir.Model, selection: Selection, context: Context
     ) -> tuple[bool, tuple[str, ...]]:
         """Raise an opset that is too old, if there is anything to quantize at all."""
         before, rules = g.opset(model), self._rules
-        aim = max(rules.opset_needed, INT4_OPSET if self.weights == "int4" else 0)
-        needed = aim if self.per_channel or self.weights == "int4" else rules.opset_lowest
+        aim, needed = self._opset
         if not 0 < before < needed:
             return False, ()
         if not place(model, selection, rules=replace(rules, opset=aim)).units:

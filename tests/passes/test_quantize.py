@@ -464,6 +464,15 @@ class TestOldOpsets:
         assert optimised_ops(model)["QLinearConv"] == 1
         assert sqnr(before, model) > 30
 
+    def test_opset_stays_where_nothing_is_quantized_in_the_end(self) -> None:
+        model = support.model_from_text(self.TEXT, opset=9, w=weights(4, 4, 1, 1))
+        before = ir.to_proto(model).SerializeToString()
+        outcome = Quantize().apply(model, context_for(model))
+        assert not outcome.modified
+        assert any("does not pay" in skip.reason for skip in outcome.skipped)
+        assert not any("raised" in note for note in outcome.notes)
+        assert ir.to_proto(model).SerializeToString() == before
+
     def test_opset_10_is_kept_when_told(self) -> None:
         model = support.model_from_text(self.TEXT, opset=10, w=weights(4, 4, 1, 1))
         outcome = Quantize(speed="max").apply(model, context_for(model, keep_opset=True))
