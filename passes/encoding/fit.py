@@ -17,6 +17,7 @@ import numpy as np
 from converter.core import graph as g
 from passes.affine.eligible import bias_add
 from passes.encoding.inputs import Inputs, Source, collect, source
+from passes.rounding.gptq import MOST_COLUMNS
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -48,7 +49,7 @@ class Fit:
     Attributes:
         codes: By name of the weight.
         biases: New biases by name of the old one.
-        unseen: Weights whose inputs could not be looked at.
+        unseen: Weights whose inputs could not be looked at, or are too many.
     """
 
     codes: dict[str, Chosen] = field(default_factory=dict)
@@ -136,6 +137,8 @@ def _inputs(
 def _sources(model: ir.Model, weight: Weight) -> list[Source]:
     """Return where the inputs of all users come from; none when one of them is not known."""
     if weight.embedding or not weight.value.is_initializer():
+        return []
+    if weight.view.summed > MOST_COLUMNS:
         return []
     if len({use.node for use in weight.value.uses()}) != len({node for node, _ in weight.uses}):
         return []

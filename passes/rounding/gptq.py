@@ -20,6 +20,9 @@ Array = np.ndarray[Any, Any]
 
 _BLOCK = 64
 """Columns whose feedback within the block is vector by matrix; between blocks matrix by matrix."""
+MOST_COLUMNS = 6_144
+"""Longest row of a weight that is rounded so: a Gram matrix has its square, 300 MB, and several of
+them are needed at once; the work grows with the cube."""
 DAMPING = 0.01
 """Added to the diagonal of a Gram matrix, as a share of its mean: few samples leave it singular."""
 

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx_ir as ir
 
+from converter.core import graph as g
 from passes.affine.grid import Grid
 from passes.affine.numbers import Numbers
+from passes.rounding.gptq import MOST_COLUMNS
 from passes.tuning.fit import Correction, Recipe, Rounding
 from passes.tuning.tuner import Candidate, Trial, Tuner
 
@@ -120,12 +122,24 @@ def decide(
     if options.bits < 8:
         chosen, narrow = _mixed(tuner, chosen)
         notes += (narrow,)
+    notes += _long_rows(tuner, chosen)
     plain = chosen.recipe == _PLAIN
     numbers = tuner.plain(chosen.grids) if plain else tuner.fit(chosen)
     if options.refine:
         numbers, said = tuner.refine(numbers)
         notes += (said,)
     return numbers, notes
+
+
+def _long_rows(tuner: Tuner, candidate: Candidate) -> tuple[str, ...]:
+    """Say which layers are too large for error feedback."""
+    layers = [layer for group in tuner.groups for layer in group if not layer.pairs]
+    if candidate.recipe.rounding == "nearest" or not layers:
+        return ()
+    return (
+        f"rounded to nearest, because more than {MOST_COLUMNS} inputs are too many for error "
+        f"feedback: {', '.join(g.label(layer.unit.node) for layer in layers)}",
+    )
 
 
 def _candidates(made: Mapping[str, Mapping[str, Grid]], options: Options) -> list[Candidate]:

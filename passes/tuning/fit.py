@@ -66,7 +66,8 @@ def fit(layer: Layer, moments: Moments, recipe: Recipe, input_scale: float) -> F
 
     Args:
         layer: The float layer.
-        moments: Of its inputs, with second moments when the recipe asks for error feedback.
+        moments: Of its inputs, with second moments when the recipe asks for error feedback;
+            without them weights are rounded to nearest.
         recipe: What to do.
         input_scale: Scale of the input's grid, in whose steps the bias is stored.
     """
@@ -74,7 +75,7 @@ def fit(layer: Layer, moments: Moments, recipe: Recipe, input_scale: float) -> F
     high = 2 ** (recipe.bits - 1) - 1
     mask = weight == 0.0
     target, gram = weight, None
-    if recipe.rounding == "gptq":
+    if moments.second:
         gram, pull = moments.covariance(centred=layer.correctable)
         # The damage of errors in the weight, and of leaving it: the ridge belongs to both.
         diagonal = np.einsum("gkk->gk", gram)

@@ -16,6 +16,7 @@ from converter.calibration.patches import Geometry
 from converter.core import graph as g
 from passes.affine.numbers import WeightKey, bias_key, weight_key
 from passes.affine.placement import Unit
+from passes.rounding.gptq import MOST_COLUMNS
 
 Array = np.ndarray[Any, Any]
 
@@ -68,6 +69,11 @@ class Layer:
     def depth(self) -> int:
         """Inputs of one output: K."""
         return int(self.weight.shape[2])
+
+    @property
+    def pairs(self) -> bool:
+        """Whether moments of all pairs of inputs can be held."""
+        return self.depth <= MOST_COLUMNS
 
 
 def correctable(unit: Unit) -> bool:

@@ -211,7 +211,7 @@ class _Walk:
         students = self.task.students
         weight = np.ascontiguousarray(layer.weight.swapaxes(1, 2), np.float32)
         found = [
-            Moments(weight, s.recipes.get(layer.name, s.recipe).rounding == "gptq")
+            Moments(weight, layer.pairs and s.recipes.get(layer.name, s.recipe).rounding == "gptq")
             for s in students
         ]
         x = layer.unit.inputs[0]

@@ -176,16 +176,18 @@ def test_gptq_helps_every_operator(name):
     model, feed = graphs.ALL[name]()
     other, _ = graphs.ALL[name]()
     shape = feed["x"].shape
-    x = _correlated(0, 64, *shape[1:]) if name != "lstm" else _steps(0)
-    before = graphs.outputs(model, {"x": x})
-    _apply(model, {"x": x}, method="gptq")
+    seen, fresh = (
+        _correlated(seed, 512, *shape[1:]) if name != "lstm" else _steps(seed) for seed in (0, 1)
+    )
+    before = graphs.outputs(model, {"x": fresh})
+    _apply(model, {"x": seen}, method="gptq")
     _apply(other, **_RTN)
-    gptq, rtn = (_error(before, graphs.outputs(m, {"x": x})) for m in (model, other))
-    assert gptq < 0.75 * rtn
+    gptq, rtn = (_error(before, graphs.outputs(m, {"x": fresh})) for m in (model, other))
+    assert gptq < 0.85 * rtn  # activations of fused products have 8 bits all the same
 
 
 def _steps(seed):
-    return np.moveaxis(_correlated(seed, 96, 16), 0, 0).reshape(48, 2, 16)
+    return _correlated(seed, 512, 16).reshape(256, 2, 16)
 
 
 def test_later_layers_make_up_for_earlier_ones():
@@ -375,3 +377,14 @@ def test_without_data_the_error_of_weights_is_less_than_that_of_rounding_to_near
         before = graphs.outputs(model, feed)
         _apply(model, method=method)
         assert _error(before, graphs.outputs(model, feed)) < 0.15
+
+
+def test_a_weight_with_very_long_rows_is_rounded_without_its_inputs():
+    rng = np.random.default_rng(0)
+    model = model_from_text(
+        "g (float[N,6400] x) => (float[N,8] y) { y = MatMul(x, w) }",
+        w=rng.normal(size=(6400, 8)).astype(np.float32),
+    )
+    samples = rng.normal(size=(8, 6400)).astype(np.float32)
+    outcome = _apply(model, {"x": samples})
+    assert any("samples: 0; without: 1" in note for note in outcome.notes)

@@ -177,3 +177,26 @@ def test_four_bits_where_no_layer_has_weights_of_its_own() -> None:
     outcome = Quantize(speed="max", weights="int4").apply(clone, context(samples))
     assert outcome.counts["weights_quantized"] == 1
     assert any("no layer has weights of its own" in note for note in outcome.notes)
+
+
+def test_a_layer_with_too_many_inputs_is_rounded_to_nearest_and_named() -> None:
+    rng = np.random.default_rng(0)
+    columns = 80 * 80
+    weight = rng.normal(size=(columns, 8)).astype(np.float32)
+    model = support.model_from_text(
+        """g (float[N,1,80,80] image) => (float[N,8] y) {
+          flat = Flatten(image)
+          y = Gemm(flat, w, b)
+        }""",
+        w=weight,
+        b=rng.normal(size=8).astype(np.float32),
+    )
+    model.graph[1].name = "long"
+    samples = rng.normal(size=(16, 1, 80, 80)).astype(np.float32)
+    outcome = Quantize(speed="max", method="minmax", rounding="gptq").apply(model, context(samples))
+    assert any("too many for error feedback: long (Gemm)" in note for note in outcome.notes)
+    stored = model.graph.initializers["w_quantized"].const_value
+    assert stored is not None
+    nearest = np.rint(weight / (np.abs(weight).max(axis=0) / 127))
+    assert np.abs(stored.numpy() - nearest).max() <= 1, "scales are float32"
+    assert (stored.numpy() == nearest).mean() > 0.999
