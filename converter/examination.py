@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.core import graph as g
 from converter.core.context import Context, RunSettings
-from converter.core.contract import Pass
+from converter.core.contract import Pass, Skip
 from converter.core.observe import Progress, Silent
 from converter.errors import MissingDataError, PreconditionError, UsageError
 from converter.order import Samples
@@ -33,6 +34,7 @@ PathLike = str | Path
 USUAL_PASSES = "simplify,quantize:method=minmax"
 USUAL_SAMPLES = 32
 TOP = 10
+_MOST_REASONS = 3
 
 
 @dataclass(frozen=True)
@@ -163,11 +165,18 @@ def _notes(outcome: object, found: dict[str, object], dataset: Dataset) -> tuple
     notes = list(getattr(outcome, "notes", ()))
     if not found["layers"]:
         notes.append("the pass changed nothing that is computed: there is no layer to rank")
+        notes += _left_alone(getattr(outcome, "skipped", ()))
     if not found["complete"]:
         notes.append("the time was up before all layers were measured; raise --time-limit")
     if dataset.synthetic:
         notes.append("the inputs were made up: the order of the layers may differ on real ones")
     return tuple(notes)
+
+
+def _left_alone(skipped: Sequence[Skip]) -> list[str]:
+    """Say why a pass did nothing, by its most frequent reasons."""
+    counted = Counter(skip.reason for skip in skipped).most_common(_MOST_REASONS)
+    return ["left alone: " + "; ".join(f"{n} {why}" for why, n in counted)] if counted else []
 
 
 def at_opset(model: ir.Model, wanted: int, context: Context) -> ir.Model:

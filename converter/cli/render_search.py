@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,7 +20,7 @@ def loss(value: float | None) -> str:
 
 def decibels(value: float | None) -> str:
     """Signal to noise; None stands for no error."""
-    return "equal" if value is None else f"{value:.1f} dB"
+    return "equal" if value is None or math.isinf(value) else f"{value:.1f} dB"
 
 
 def layer_rows(data: Data) -> list[Row]:

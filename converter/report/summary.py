@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,8 @@ from converter.report import words as w
 Data = Mapping[str, Any]
 HEADLINES = ("size", "latency", "accuracy", "agreement")
 _MOST_REASONS = 4
+_MOST_EXAMPLES = 3
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?) us")
 OUTPUT_HEADS = ("output", "max error", "SQNR", "cosine", "")
 
 
@@ -95,20 +98,32 @@ def _what_happened(step: Data, most: int | None) -> str:
 
 
 def left_alone(steps: Sequence[Data]) -> list[LeftAlone]:
-    """Return what was left alone, grouped by pass and reason."""
+    """Return what was left alone, grouped by pass and reason, whatever times a reason names."""
     found = []
     for step in steps:
+        groups: dict[str, list[Data]] = {}
         for group in step["skipped"]:
-            more = ", ..." if group["count"] > len(group["examples"]) else ""
+            groups.setdefault(_TIME.sub(" us", group["reason"]), []).append(group)
+        for alike in groups.values():
+            amount = sum(group["count"] for group in alike)
+            examples = [str(x) for group in alike for x in group["examples"]][:_MOST_EXAMPLES]
             found.append(
                 LeftAlone(
-                    amount=group["count"],
+                    amount=amount,
                     pass_name=step["pass"].partition(":")[0],
-                    reason=group["reason"],
-                    examples=", ".join(map(str, group["examples"])) + more,
+                    reason=_ranged([group["reason"] for group in alike]),
+                    examples=", ".join(examples) + (", ..." if amount > len(examples) else ""),
                 )
             )
     return found
+
+
+def _ranged(reasons: Sequence[str]) -> str:
+    """Return reasons that differ in times alone as one, with the smallest and largest of each."""
+    columns = list(zip(*(_TIME.findall(reason) for reason in reasons), strict=True))
+    spans = [sorted(set(column), key=float) for column in columns]
+    shown = iter(f"{x[0]} to {x[-1]} us" if len(x) > 1 else f"{x[0]} us" for x in spans)
+    return _TIME.sub(lambda _: next(shown), reasons[0])
 
 
 def notes(report: Data) -> list[str]:

@@ -201,11 +201,13 @@ def _write(model: ir.Model, wish: Wish) -> Parts:
     counts = {f"{name}_dynamically": count for name, count in writer.counts.items()}
     if found.products:
         counts["sums_kept_apart"] = keep_apart(model)
-    kinds = {"matrix products": len(found.products), "recurrent layers": len(found.layers)}
-    named = " and ".join(f"{count} {kind}" for kind, count in kinds.items() if count)
+    kinds = {"matrix product": len(found.products), "recurrent layer": len(found.layers)}
+    named = " and ".join(
+        f"{count} {kind}{'' if count == 1 else 's'}" for kind, count in kinds.items() if count
+    )
     notes: tuple[str, ...] = ()
     if named:
-        notes = (f"{named} take their ranges at run time, where static ones lose more",)
+        notes = (f"ranges found at run time, where static ones lose more: {named}",)
     found_counts = {name: count for name, count in counts.items() if count}
     return Parts(found_counts, notes, tuple(found.skipped))
 

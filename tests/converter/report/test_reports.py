@@ -109,3 +109,16 @@ def test_html_of_a_failure() -> None:
     text = html_report.render(failed.to_dict())
     assert "&lt;b&gt;no" in text
     assert 'class="badge bad"' in text
+
+
+def test_reasons_that_differ_in_times_alone_are_one() -> None:
+    skipped = [
+        {"reason": "slow: 9.5 us, 3 us in float", "count": 4, "examples": ["a", "b"]},
+        {"reason": "slow: 10.0 us, 3 us in float", "count": 1, "examples": ["c"]},
+        {"reason": "needs opset 17", "count": 1, "examples": ["d"]},
+    ]
+    found = summary.left_alone([{"pass": "quantize:method=mse", "skipped": skipped}])
+    assert [(x.amount, x.reason, x.examples) for x in found] == [
+        (5, "slow: 9.5 to 10.0 us, 3 us in float", "a, b, c, ..."),
+        (1, "needs opset 17", "d"),
+    ]
