@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from passes.encoding.choose import DAMPING, RIDGE, SWEEPS, scarcity
+from passes.encoding.choose import RIDGE, SWEEPS, damping, scarcity
 from passes.encoding.codes import storable
 from passes.encoding.inputs import Inputs
 from passes.encoding.palette import Palette
@@ -39,8 +39,7 @@ def cluster(rows: Array, bits: int, tables: int, inputs: Inputs | None) -> Palet
     groups = len(inputs.gram)
     layers = wide.reshape(groups, -1, wide.shape[1])
     mask = layers == 0.0
-    scarce = scarcity(inputs)
-    target = least_squares(layers, inputs.gram, inputs.cross, RIDGE * scarce)
+    target = least_squares(layers, inputs.gram, inputs.cross, RIDGE * scarcity(inputs))
     target = np.where(mask, 0.0, target)
     importance = np.einsum("gkk->gk", inputs.gram)
     importance = importance + 0.01 * importance.mean(axis=1, keepdims=True)
@@ -57,7 +56,7 @@ def cluster(rows: Array, bits: int, tables: int, inputs: Inputs | None) -> Palet
             inputs.gram,
             Table(spread, scales),
             held,
-            damping=DAMPING * scarce,
+            damping=damping(inputs),
             sweeps=SWEEPS,
         )
         return codes.astype(np.int64), float(damage(target - numbers, inputs.gram).sum())

@@ -89,7 +89,7 @@ def test_pruned_zeros_stay_zero():
 
 
 def test_data_helps_and_two_runs_give_equal_bytes():
-    x = np.repeat(graphs.random(3, 64, 16) @ graphs.random(4, 16, 64), 1, axis=0)
+    x = np.repeat(graphs.random(3, 512, 16) @ graphs.random(4, 16, 64), 1, axis=0)
     made = []
     for arrays in ({"x": x}, {"x": x}, None):
         model, _ = graphs.matmul()
