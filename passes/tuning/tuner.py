@@ -23,7 +23,7 @@ from passes.tuning.refine import Bias, Knob
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.core.context import Batch, Context
+    from converter.core.context import Batch, Context, Limits
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ class Tuner:
                 knobs,
                 self._batches,
                 settings=self.context.settings,
-                limits=self.context.settings.limits,
+                limits=_limits(self.context),
                 on_progress=self.context.progress.advance,
                 task="moving grids",
             )
@@ -179,7 +179,7 @@ class Tuner:
                 task,
                 self._batches,
                 settings=self.context.settings,
-                limits=self.context.settings.limits,
+                limits=_limits(self.context),
                 on_progress=self.context.progress.advance,
                 task="quantizing layer by layer",
             )
@@ -239,3 +239,9 @@ def _maker(node: ir.Node, position: int) -> ir.Node:
     maker = None if value is None else value.producer()
     assert maker is not None
     return maker
+
+
+def _limits(context: Context) -> Limits:
+    """Return bounds for many runs in a row: the child tells only when a layer is done."""
+    limits = context.settings.limits
+    return replace(limits, patience=max(limits.patience, limits.seconds))

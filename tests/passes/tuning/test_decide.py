@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 import support
 from fusion import optimised_ops
 
-from converter.core.context import Batch, Context, RunSettings
+from converter.core.context import Batch, Context, Limits, RunSettings
 from converter.core.contract import Outcome
+from converter.execution import sandbox
 from converter.io import formats
 from converter.measure.damage import DamageMeter
 from converter.pipeline.services import LocalServices
@@ -200,3 +202,21 @@ def test_a_layer_with_too_many_inputs_is_rounded_to_nearest_and_named() -> None:
     nearest = np.rint(weight / (np.abs(weight).max(axis=0) / 127))
     assert np.abs(stored.numpy() - nearest).max() <= 1, "scales are float32"
     assert (stored.numpy() == nearest).mean() > 0.999
+
+
+def test_a_layer_may_take_longer_than_one_run(
+    depthwise: ir.Model, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = context(images(16))
+    given.settings = replace(given.settings, limits=Limits(seconds=300.0, patience=20.0))
+    waited = {}
+    call = sandbox.call
+
+    def observed(*args: Any, **fields: Any) -> Any:
+        waited[fields.get("task")] = fields["limits"].patience
+        return call(*args, **fields)
+
+    monkeypatch.setattr(sandbox, "call", observed)
+    chosen = Quantize(method="minmax", rounding="gptq", speed="max")
+    chosen.apply(depthwise.clone(), given)
+    assert waited["quantizing layer by layer"] == 300.0, "all samples in all candidates"
