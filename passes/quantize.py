@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
@@ -171,6 +171,7 @@ class Quantize(Pass):
         notes += uneven_note(plan, ranges.ranges(plan))
         if not plan.units:
             changed = raised or bool(parts.counts)
+            notes += () if changed else _nothing_note(skipped)
             return Outcome(changed, parts.counts, tuple(skipped), notes)
         if memory.numbers is None:
             memory.numbers, memory.notes = self._numbers(ranges, plan)
@@ -321,6 +322,16 @@ def _source_note(dataset: Dataset) -> str:
     if constant(dataset):
         return f"{said} that are all equal: other inputs may lie beyond; give typical ones"
     return said
+
+
+def _nothing_note(skipped: Iterable[Skip]) -> tuple[str, ...]:
+    """Say what to do when the model is none to start from."""
+    reasons = {skip.reason for skip in skipped}
+    if "already quantized" in reasons:
+        return ("the model is already quantized; for other settings start from the float model",)
+    if any("the weight is float16" in reason for reason in reasons):
+        return ("the model is in float16: start from the float32 model it was made of",)
+    return ()
 
 
 def _joined(equalized: Outcome, outcome: Outcome) -> Outcome:

@@ -344,6 +344,7 @@ class TestLeftAlone:
         outcome = quantize(model)
         assert not outcome.modified
         assert reasons(outcome) == {"already quantized"}
+        assert "start from the float model" in outcome.notes[-1]
         assert ir.to_proto(model).SerializeToString(deterministic=True) == before
 
     def test_float16_and_double(self) -> None:
