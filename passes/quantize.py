@@ -159,6 +159,7 @@ class Quantize(Pass):
         raised, notes = self._raise_opset(model, selection, context)
         if g.opset(model) < self._rules.opset_lowest:
             skipped += _too_old(model, selection, "; ".join(notes))
+            notes += _nothing_note(skipped)
             return Outcome(modified=False, skipped=tuple(skipped), notes=notes)
         parts = self._dynamic_parts(model, selection, context, memory)
         ranges = Observed(model, selection, context, self._choice())

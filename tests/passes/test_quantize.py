@@ -465,6 +465,13 @@ class TestOldOpsets:
         assert optimised_ops(model)["QLinearConv"] == 1
         assert sqnr(before, model) > 30
 
+    def test_float16_of_an_old_opset_is_said(self) -> None:
+        half = weights(4, 4, 1, 1).astype(np.float16)
+        text = self.TEXT.replace("float[", "float16[")
+        outcome = quantize(support.model_from_text(text, opset=7, w=half))
+        assert not outcome.modified
+        assert "start from the float32 model" in outcome.notes[-1]
+
     def test_opset_stays_where_nothing_is_quantized_in_the_end(self) -> None:
         model = support.model_from_text(self.TEXT, opset=9, w=weights(4, 4, 1, 1))
         before = ir.to_proto(model).SerializeToString()
