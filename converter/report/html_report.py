@@ -39,7 +39,7 @@ th { text-align: left; color: var(--soft); font-weight: 500; }
 th, td { padding: .3rem .9rem .3rem 0; border-bottom: 1px solid var(--line);
   vertical-align: top; overflow-wrap: break-word; max-width: 24rem; }
 td:last-child { overflow-wrap: anywhere; max-width: none; }
-td:last-child:not([class]):not(:empty) { min-width: 5rem; }
+td:last-child:not([class]):not(:empty) { min-width: 7rem; }
 @media (max-width: 40rem) { td:not(.number) { max-width: 7rem; } }
 tr:last-child td { border-bottom: 0; }
 .number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
