@@ -11,6 +11,7 @@ from converter.core.select import Selection
 from converter.errors import ConverterError
 from passes.inline import inline
 from passes.opset.definitions import least_ir_version
+from passes.opset.kernels import lost
 from passes.opset.splice import Splicer, places
 from passes.opset.stub import stub
 from passes.rewriting.work import Work
@@ -65,9 +66,9 @@ def convert(model: ir.Model, target: int, context: Context) -> Conversion:
     reason = _unfit(model, version)
     if reason:
         return Conversion((("the model", reason),))
-    masked = _read_masks(model, version, target)
-    if masked:
-        return Conversion(masked)
+    refused = _read_masks(model, version, target) or lost(model, version, target)
+    if refused:
+        return Conversion(refused)
     draft = model.clone()
     try:
         found = _ask(draft, version, target, context)

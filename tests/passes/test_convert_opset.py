@@ -281,3 +281,17 @@ def test_real_models(name: str, tmp_path: Path) -> None:
     assert {v.name for node in walk(ir.load(path)) for v in node.outputs} >= {
         v.name for v in after.graph.outputs
     }
+
+
+@pytest.mark.parametrize("op_type", ["RandomNormal", "RandomUniform", "Multinomial"])
+def test_an_operator_that_onnxruntime_would_not_run_any_more_is_named(op_type: str) -> None:
+    body = {"Multinomial": "y = Multinomial <sample_size = 2> (x)"}.get(
+        op_type, f"r = {op_type} <shape = [1, 3]> () y = Identity (r)"
+    )
+    kind = "int32" if op_type == "Multinomial" else "float"
+    model = read(f"g (float[1,3] x) => ({kind}[1,N] y) {{ {body} }}", 21, 10)
+    before = ir.to_proto(model).SerializeToString(deterministic=True)
+    with pytest.raises(PreconditionError, match=f"does not compute {op_type} of opset 23"):
+        ConvertOpset(to=23).apply(model, Context())
+    assert ir.to_proto(model).SerializeToString(deterministic=True) == before
+    assert ConvertOpset(to=20).apply(model, Context()).modified
