@@ -75,7 +75,7 @@ def fit(layer: Layer, moments: Moments, recipe: Recipe, input_scale: float) -> F
     high = 2 ** (recipe.bits - 1) - 1
     mask = weight == 0.0
     target, gram = weight, None
-    if moments.second:
+    if recipe.rounding == "gptq" and moments.second:
         gram, pull = moments.covariance(centred=layer.correctable)
         # The damage of errors in the weight, and of leaving it: the ridge belongs to both.
         diagonal = np.einsum("gkk->gk", gram)
