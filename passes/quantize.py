@@ -238,13 +238,11 @@ class Quantize(Pass):
         share = _AUTO_PERCENTILE if self.method == "auto" else self.percentile
         try:
             return decide(tuner, lambda method: ranges.grids(plan, method, share), options)
-        except LimitExceededError:
-            raise
+        except LimitExceededError as error:
+            said = f"{error.what}; fewer samples or --time-limit help"
         except ModelError as error:
-            said = (
-                f"plain ranges and rounding, because the model does not run in pieces: {error.what}"
-            )
-            return ranges.numbers(plan), (said,)
+            said = f"the model does not run in pieces: {error.what}"
+        return ranges.numbers(plan), (f"plain ranges and rounding: {said}",)
 
     def _choice(self) -> Choice:
         """Return what will be asked of the calibration data."""

@@ -15,6 +15,7 @@ from fusion import optimised_ops
 
 from converter.core.contract import Outcome
 from converter.core.graph import tensors
+from converter.errors import LimitExceededError
 from passes.quantize import Quantize
 
 sys.path.insert(0, str(Path(__file__).parent / "affine"))
@@ -545,3 +546,20 @@ def test_same_bytes_twice() -> None:
         quantize(twin)
         made.append(ir.to_proto(twin).SerializeToString(deterministic=True))
     assert made[0] == made[1]
+
+
+def test_a_fit_that_takes_too_long_leaves_plain_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def slow(*_: object) -> None:
+        raise LimitExceededError("fitting took longer than 600 s")
+
+    monkeypatch.setattr("passes.quantize.decide", slow)
+    feeds = [
+        {"x": np.random.default_rng(i).standard_normal((1, 3, 16, 16)).astype(np.float32)}
+        for i in range(16)
+    ]
+    model = residual()
+    plain = model.clone()
+    outcome = quantize(model, feeds)
+    quantize(plain, feeds, method="minmax")
+    assert any("longer than 600 s" in note and "--time-limit" in note for note in outcome.notes)
+    assert ir.to_proto(model) == ir.to_proto(plain)
