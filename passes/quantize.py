@@ -25,7 +25,7 @@ from passes.dynamic.encoder import Parts, Wish, quantize_parts
 from passes.equalize import Equalize
 from passes.opset.convert import take_over
 from passes.quantize_weights import QuantizeWeights
-from passes.tuning.decide import FEWEST_SAMPLES, Options, constant, decide, unfit
+from passes.tuning.decide import FEW_SAMPLES, Options, constant, decide, unfit
 from passes.tuning.spare import Memory, within
 from passes.tuning.tuner import Tuner
 
@@ -316,7 +316,7 @@ def _source_note(dataset: Dataset) -> str:
     said = f"ranges from {count} calibration sample{'' if count == 1 else 's'}"
     if dataset.synthetic:
         return f"{said} that were made up: real ones reach other ranges"
-    if count < FEWEST_SAMPLES:
+    if count < FEW_SAMPLES:
         return f"{said}, which is few: other inputs may lie beyond; give 32 to 200 typical ones"
     if constant(dataset):
         return f"{said} that are all equal: other inputs may lie beyond; give typical ones"

@@ -60,9 +60,14 @@ class Writer:
         self._on_grid: dict[ir.Value, ir.Value] = {}
         self._zero_points: dict[tuple[int, ...], ir.Value] = {}
         self._weights: dict[WeightKey, tuple[ir.Value, Array]] = {}
+        self._grids: dict[ir.Value, Grid] = {}
 
     def write(self, units: Sequence[Unit]) -> None:
         """Let every unit run on integers."""
+        # Looked up now: a value that is an output of the model gives its name to what replaces it.
+        values = (value for unit in units for value in (*unit.inputs, *unit.outputs))
+        grids = self.numbers.grids
+        self._grids = {v: grids[v.name] for v in values if v.name in grids}
         constants = _constants_of(units)
         self._quantize_weights(units)
         for unit in units:
@@ -108,7 +113,7 @@ class Writer:
         return QuantizedWeight(quantize_weight(weight, scales, key[1]), scales)
 
     def _grid(self, value: ir.Value) -> Grid:
-        return self.numbers.grids[value.name or ""]
+        return self._grids[value]
 
     def _bias(self, unit: Unit) -> Array | None:
         """Return the bias of a unit as float32 (channels,), or None."""

@@ -21,8 +21,14 @@ if TYPE_CHECKING:
 
     from converter.core.context import Dataset
 
-FEWEST_SAMPLES = 16
-"""Fewer samples say too little about the ones that were left out."""
+FEWEST_SAMPLES = 8
+"""Fewer samples say too little about the ones that were left out.
+
+With 8 images MobileNetV1-0.25 is at KL 0.115, with plain numbers at 0.276; ResNet-20 at 0.0047 and
+0.0053; super-resolution with 13 images loses 0.03 dB instead of 0.77.
+"""
+FEW_SAMPLES = 16
+"""Fewer samples miss much of the ranges; the report says so."""
 
 _PLAIN = Recipe("nearest", "none")
 _RIDGES = {8: 8.0, 4: 0.3}

@@ -548,6 +548,22 @@ def test_same_bytes_twice() -> None:
     assert made[0] == made[1]
 
 
+def test_a_layer_with_a_bias_may_read_an_output_of_the_model() -> None:
+    model = support.model_from_text(
+        """g (float[1,4,8,8] x) => (float[1,4,8,8] r, float[1,4,8,8] y) {
+            a = Conv (x, w, b)
+            r = Relu (a)
+            y = Conv (r, w, b)
+        }""",
+        w=weights(4, 4, 1, 1),
+        b=weights(4),
+    )
+    before = model.clone()
+    quantize(model, method="minmax")
+    assert [v.name for v in model.graph.outputs] == ["r", "y"]
+    assert sqnr(before, model) > 25
+
+
 def test_a_fit_that_takes_too_long_leaves_plain_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     def slow(*_: object) -> None:
         raise LimitExceededError("fitting took longer than 600 s")

@@ -107,7 +107,7 @@ def test_steps_can_be_named_beside_a_method(depthwise: ir.Model) -> None:
 @pytest.mark.parametrize(
     ("samples", "reason"),
     [
-        (images(4), "4 samples of the 16 that are needed"),
+        (images(4), "4 samples of the 8 that are needed"),
         (np.repeat(images(1), 32, axis=0), "all calibration samples are equal"),
     ],
 )
