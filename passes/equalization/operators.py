@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.core import graph as g
+from passes.affine.eligible import bound
 from passes.equalization.flow import Channels, Flow, Vector
 from passes.equalization.layers import owned
 
@@ -60,17 +61,7 @@ def _clip(flow: Flow, node: ir.Node) -> bool:
 
 def bounds(node: ir.Node) -> tuple[float | None, float | None]:
     """Return both ends of a Clip; None for one that is not constant."""
-    return _bound(node, 1, "min", -np.inf), _bound(node, 2, "max", np.inf)
-
-
-def _bound(node: ir.Node, position: int, attribute: str, missing: float) -> float | None:
-    if attribute in node.attributes:
-        return node.attributes.get_float(attribute, missing)
-    value = node.inputs[position] if len(node.inputs) > position else None
-    if value is None:
-        return missing
-    array = g.constant_array(value)
-    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else None
+    return bound(node, 1, "min", -np.inf), bound(node, 2, "max", np.inf)
 
 
 def _slope(flow: Flow, node: ir.Node) -> bool:
