@@ -85,11 +85,12 @@ class Synthetic:
     seed: int
     synthetic: bool = field(default=True)
     labelled: bool = field(default=False)
+    kind: str = "made up from the model's shapes"
 
     @property
     def description(self) -> str:
         """For the report."""
-        return f"made up from the model's shapes (seed {self.seed})"
+        return f"{self.kind} (seed {self.seed})"
 
     def __len__(self) -> int:
         return math.ceil(self.samples / self.batch)

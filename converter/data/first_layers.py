@@ -1,0 +1,238 @@
+"""What the first layers of a model say about its inputs: their axes, mean and deviation.
+
+A model that normalises its own inputs knows their mean and deviation: it subtracts and divides. A
+BatchNormalization at the start has them from its training, and one behind the first Conv knows
+those of the Conv's outputs, from which they follow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.core.graph import constant_array, is_op
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Array = np.ndarray[Any, Any]
+_FARTHEST = 16  # nodes between an input and the layer that reads it
+_WAVE = 128  # from this length on, rows of numbers are taken for a wave
+_HALF, _QUARTER = 0.45, 0.25  # mean and deviation of usual pictures between 0 and 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The axes of a signal.
+
+    Attributes:
+        smooth: Axes along which neighbours are alike: height and width, or time.
+        channel: Axis of the channels, or None.
+    """
+
+    smooth: tuple[int, ...] = ()
+    channel: int | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean and standard deviation, each of all channels (1,) or per channel (channels,).
+
+    Attributes:
+        mean: float64.
+        std: float64, positive.
+        source: Where they come from, for people.
+    """
+
+    mean: Array = field(default_factory=lambda: np.zeros(1))
+    std: Array = field(default_factory=lambda: np.ones(1))
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class _State:
+    """The value that a node reads: ``scale * input + shift`` per channel, with its axes moved.
+
+    Attributes:
+        shape: Its sizes.
+        axes: Axis of the input at each of its axes; None for a new axis of size 1.
+        scale: (1,) or (channels,).
+        shift: Likewise.
+        channel: Axis of the input that ``scale`` and ``shift`` go along, once known.
+    """
+
+    shape: tuple[int, ...]
+    axes: tuple[int | None, ...]
+    scale: Array = field(default_factory=lambda: np.ones(1))
+    shift: Array = field(default_factory=lambda: np.zeros(1))
+    channel: int | None = None
+
+
+def look(value: ir.Value, shape: tuple[int, ...]) -> tuple[Layout, Moments | None]:
+    """Follow an input to the first layer that mixes its elements.
+
+    Args:
+        value: The input.
+        shape: Its sizes.
+
+    Returns:
+        Its layout, and its moments where the model tells them.
+    """
+    state = _State(shape, tuple(range(len(shape))))
+    current = value
+    for _ in range(_FARTHEST):
+        readers = [(n, i) for n, i in current.uses() if not is_op(n, "Shape", "Size")]
+        if len(readers) != 1 or current.is_graph_output():
+            break
+        node, index = readers[0]
+        if is_op(node, "Conv", "BatchNormalization", "RNN", "LSTM", "GRU") and index == 0:
+            return _layer(node, state)
+        step = _STEPS.get(node.op_type) if is_op(node, node.op_type) else None
+        moved = step(node, index, state) if step is not None else None
+        if moved is None:
+            break
+        state, current = moved, node.outputs[0]
+    layout = _guess(shape)
+    if state.channel is not None and layout.channel is None:
+        layout = replace(layout, channel=state.channel)
+    return layout, _normalised(state, layout)
+
+
+def _guess(shape: tuple[int, ...]) -> Layout:
+    """Tell the layout from sizes alone."""
+    if len(shape) == 4:
+        return Layout((1, 2), 3) if shape[3] <= 4 < shape[1] else Layout((2, 3), 1)
+    if len(shape) == 5:
+        return Layout((2, 3, 4), 1)
+    if len(shape) == 3:
+        return Layout((1,), 2)
+    return Layout((1,)) if len(shape) == 2 and shape[1] >= _WAVE else Layout()
+
+
+# --- elementwise steps --------------------------------------------------------------------------
+
+
+def _same(node: ir.Node, index: int, state: _State) -> _State | None:
+    return state if index == 0 else None
+
+
+def _transpose(node: ir.Node, index: int, state: _State) -> _State | None:
+    rank = len(state.shape)
+    permutation = node.attributes.get_ints("perm", tuple(reversed(range(rank))))
+    if sorted(permutation) != list(range(rank)):
+        return None
+    return replace(
+        state,
+        shape=tuple(state.shape[a] for a in permutation),
+        axes=tuple(state.axes[a] for a in permutation),
+    )
+
+
+def _unsqueeze(node: ir.Node, index: int, state: _State) -> _State | None:
+    axes = constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
+    given = node.attributes.get_ints("axes", ()) if axes is None else axes.reshape(-1).tolist()
+    rank = len(state.shape) + len(given)
+    places = sorted(int(a) % rank for a in given) if given else []
+    if index or not places:
+        return None
+    shape, moved = list(state.shape), list(state.axes)
+    for place in places:
+        shape.insert(place, 1)
+        moved.insert(place, None)
+    return replace(state, shape=tuple(shape), axes=tuple(moved))
+
+
+def _arithmetic(
+    combine: Callable[[Array, Array, Array], tuple[Array, Array]], *, either: bool
+) -> Callable[[ir.Node, int, _State], _State | None]:
+    """Return the step of an operation with a constant; ``either``: the constant may come first."""
+
+    def step(node: ir.Node, index: int, state: _State) -> _State | None:
+        other = constant_array(node.inputs[1 - index])
+        if other is None or (index and not either) or other.ndim > len(state.shape):
+            return None
+        wide = [i for i, n in enumerate(other.shape) if n != 1]
+        if len(wide) > 1:
+            return None
+        channel = state.channel
+        if wide:
+            place = len(state.shape) - other.ndim + wide[0]
+            axis = state.axes[place]
+            if axis is None or state.shape[place] != other.size or channel not in {None, axis}:
+                return None
+            channel = axis
+        with np.errstate(all="ignore"):
+            scale, shift = combine(state.scale, state.shift, other.astype(np.float64).reshape(-1))
+        if not (np.isfinite(scale).all() and np.isfinite(shift).all() and scale.all()):
+            return None
+        return replace(state, scale=scale, shift=shift, channel=channel)
+
+    return step
+
+
+_STEPS: dict[str, Callable[[ir.Node, int, _State], _State | None]] = {
+    "Cast": _same,
+    "Identity": _same,
+    "Dropout": _same,
+    "Pad": _same,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+    "Add": _arithmetic(lambda a, b, c: (a, b + c), either=True),
+    "Sub": _arithmetic(lambda a, b, c: (a, b - c), either=False),
+    "Mul": _arithmetic(lambda a, b, c: (a * c, b * c), either=True),
+    "Div": _arithmetic(lambda a, b, c: (a / c, b / c), either=False),
+}
+
+
+# --- what the values tell -----------------------------------------------------------------------
+
+
+def _normalised(state: _State, layout: Layout) -> Moments | None:
+    """Take what the first layers make of the input for mean 0 and deviation 1."""
+    if state.channel is not None and state.channel != layout.channel:
+        return None
+    scale, shift = np.broadcast_arrays(state.scale, state.shift)
+    if shift.any():
+        return Moments(-shift / scale, 1 / np.abs(scale), "scaled as the model normalises them")
+    if (scale == 1).all():
+        return None
+    # a scale alone, such as 1/255, leads to numbers between 0 and 1
+    return Moments(_HALF / scale, _QUARTER / np.abs(scale), "scaled as the model normalises them")
+
+
+def _layer(node: ir.Node, state: _State) -> tuple[Layout, Moments | None]:
+    """Read the layout from a layer whose axes have a meaning, and moments from a normalization."""
+    channel_at = 1 if is_op(node, "Conv", "BatchNormalization") else 2
+    if len(state.shape) <= channel_at:
+        return Layout(), None
+    smooth = [0] if channel_at == 2 else range(2, len(state.shape))
+    if channel_at == 2 and node.attributes.get_int("layout", 0) == 1:
+        smooth = [1]
+    axes = [state.axes[a] for a in smooth]
+    layout = Layout(tuple(sorted(a for a in axes if a is not None)), state.axes[channel_at])
+    if state.channel is not None and state.channel != layout.channel:
+        return layout, None
+    if is_op(node, "BatchNormalization"):
+        statistics = _statistics(node)
+        if statistics is None or state.shape[1] != statistics[0].size or layout.channel is None:
+            return layout, _normalised(state, layout)
+        mean, std = statistics
+        trained = "scaled as the first BatchNormalization expects"
+        return layout, Moments(
+            (mean - state.shift) / state.scale, std / np.abs(state.scale), trained
+        )
+    return layout, _normalised(state, layout)
+
+
+def _statistics(node: ir.Node) -> tuple[Array, Array] | None:
+    """Return the running mean and deviation of a BatchNormalization, or None."""
+    found = [constant_array(v) for v in node.inputs[3:5]]
+    if len(found) != 2 or found[0] is None or found[1] is None:
+        return None
+    mean, variance = (np.asarray(f, np.float64).reshape(-1) for f in found)
+    epsilon = node.attributes.get_float("epsilon", 1e-5)
+    std = np.sqrt(np.maximum(variance, 0) + epsilon)
+    return (mean, std) if np.isfinite(mean).all() and np.isfinite(std).all() else None
