@@ -1,0 +1,338 @@
+"""What importance needs of the data: Gram matrices of layers, and energies at other readers.
+
+The model runs once over the samples, from reader to reader; only what a later one reads is kept.
+Matrices beyond a bound lie in files, and are read one component at a time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.calibration.gram import Gram
+from converter.calibration.patches import Geometry
+from converter.calibration.statistic import Source
+from converter.core import graph as g
+from passes.importance.obs import Reader, invert, relative_power, ridge_for
+from passes.importance.readers import Layer, layer_of
+from passes.tuning.segments import Pieces
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from converter.core.context import Batch, RunSettings
+    from converter.coupling.structure import Component, Coupling, Sink
+
+Array = np.ndarray[Any, Any]
+Key = tuple[str, Geometry, int]
+
+ROWS = 48
+"""Rows that a sample gives at most, unless a layer has more columns than that allows for."""
+_MOST_ROWS = 256
+_HELD = 192 << 20  # bytes of matrices in memory
+_READERS = 768 << 20  # bytes of matrices of one component
+
+
+@dataclass(frozen=True, eq=False)
+class Moments:
+    """Mean products of the rows of a layer, with a last column of ones.
+
+    Attributes:
+        products: float64 (groups, K + 1, K + 1).
+        rows: Rows that they are the mean of.
+    """
+
+    products: Array
+    rows: int
+
+
+@dataclass
+class Grams:
+    """Gram matrices by what decides them.
+
+    Args:
+        folder: For files.
+    """
+
+    folder: Path
+    _held: dict[Key, Moments] = field(default_factory=dict)
+    _filed: dict[Key, tuple[Path, tuple[int, ...], int]] = field(default_factory=dict)
+    _bytes: int = 0
+
+    def __contains__(self, key: Key) -> bool:
+        return key in self._held or key in self._filed
+
+    def add(self, key: Key, moments: Moments) -> None:
+        """Keep matrices, in a file when there are many."""
+        if self._bytes + moments.products.nbytes <= _HELD:
+            self._bytes += moments.products.nbytes
+            self._held[key] = moments
+            return
+        path = self.folder / f"gram-{len(self._filed)}"
+        moments.products.tofile(path)
+        self._filed[key] = path, moments.products.shape, moments.rows
+
+    def read(self, key: Key) -> Moments:
+        """Return matrices; they must not be changed."""
+        if key in self._held:
+            return self._held[key]
+        path, shape, rows = self._filed[key]
+        return Moments(np.fromfile(path, np.float64).reshape(shape), rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """What was seen.
+
+    Attributes:
+        grams: Of the layers.
+        energies: By value name and axis: mean and mean square of every index.
+    """
+
+    grams: Grams
+    energies: Mapping[tuple[str, int], tuple[Array, Array]]
+
+
+def observe(
+    model: ir.Model,
+    components: Sequence[Component],
+    batches: Sequence[Batch],
+    *,
+    settings: RunSettings,
+    folder: Path,
+    progress: Callable[[int], None] = lambda _: None,
+) -> Observed:
+    """Run the model once and collect; called in a child process."""
+    layers, others = _wanted(components)
+    position = {node: i for i, node in enumerate(model.graph)}
+    stops = sorted({*layers, *others}, key=position.__getitem__)
+    (folder / "observe").mkdir()
+    feeds = [batch.inputs for batch in batches]
+    pieces = Pieces(model, stops, feeds, settings, folder / "observe")
+    grams = Grams(folder)
+    energies: dict[tuple[str, int], tuple[Array, Array]] = {}
+    counts = [batch.samples for batch in batches]
+    for stop in stops:
+        pieces.advance()
+        for layer in layers.get(stop, ()):
+            if layer.key not in grams and _lives(pieces, stop, layer.position):
+                grams.add(layer.key, _moments(pieces, layer, counts))
+        for sink in others.get(stop, ()):
+            value = stop.inputs[sink.position]
+            key = ((value.name if value is not None else "") or "", sink.axis)
+            if key not in energies and _lives(pieces, stop, sink.position):
+                energies[key] = _energy(pieces, value, sink.axis)
+        progress(1)
+    return Observed(grams, energies)
+
+
+def work(components: Sequence[Component]) -> int:
+    """Return how many steps :func:`observe` reports."""
+    layers, others = _wanted(components)
+    return len({*layers, *others})
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """The part of a layer that one group of its weights makes.
+
+    Attributes:
+        layer: The layer.
+        group: Which of its groups.
+        reader: As the removal sees it.
+    """
+
+    layer: Layer
+    group: int
+    reader: Reader
+
+
+def parts(
+    component: Component, coupling: Coupling, grams: Grams, *, compensate: bool, weigh: float = 1.0
+) -> tuple[list[Part], list[Sink]]:
+    """Return the readers of a component that can be re-fitted, and the sinks that cannot.
+
+    Args:
+        component: The component.
+        coupling: Its model's.
+        grams: What was seen.
+        compensate: See :class:`passes.importance.obs.Reader`.
+        weigh: Factor of the damping.
+    """
+    found: list[Part] = []
+    rest: list[Sink] = []
+    local = np.full(coupling.size + 1, -1)
+    local[component.atoms] = np.arange(len(component.atoms))
+    inverses: dict[tuple[Key, int, bool], Array] = {}
+    seen: set[tuple[ir.Node, int]] = set()
+    for sink in component.sinks:
+        layer = layer_of(sink)
+        if layer is None or layer.key not in grams or not _affordable(component, layer):
+            rest.append(sink)
+            continue
+        if (sink.node, sink.position) in seen:
+            continue
+        seen.add((sink.node, sink.position))
+        owners = layer.owners(coupling)
+        if owners is not None:
+            moments = grams.read(layer.key)
+            found += _parts(layer, moments, local[owners], inverses, compensate, weigh)
+    return found, rest
+
+
+def _parts(
+    layer: Layer,
+    moments: Moments,
+    owners: Array,
+    inverses: dict[tuple[Key, int, bool], Array],
+    compensate: bool,  # noqa: FBT001
+    weigh: float,
+) -> list[Part]:
+    matrices = layer.matrices()
+    biased = layer.bias is not None
+    columns = matrices.shape[2]
+    found = []
+    ridge = min(1.0, weigh * ridge_for(moments.rows, columns))
+    powers = [
+        relative_power(moments.products[k][:columns, :columns], matrices[k], bias=biased)
+        for k in range(len(matrices))
+    ]
+    total = sum(powers)
+    for k, weight in enumerate(matrices):
+        owner = np.append(owners[k], -1) if biased else owners[k]
+        if not (owner >= 0).any():
+            continue
+        gram = moments.products[k][:columns, :columns]
+        inverse = None
+        if compensate:
+            key = (layer.key, k, biased)
+            if key not in inverses:
+                inverses[key] = invert(gram, ridge)
+            inverse = inverses[key]
+        reader = Reader(gram, weight, owner, total, compensate, inverse)
+        found.append(Part(layer, k, reader))
+    return found
+
+
+def extra(
+    sinks: Sequence[Sink], component: Component, coupling: Coupling, observed: Observed
+) -> Array:
+    """Return what every atom costs where nothing can be re-fitted: its share of the energy.
+
+    At layers it is the energy of its contributions (Wanda), elsewhere its variance.
+
+    Returns:
+        float64 (atoms of the component,).
+    """
+    local = np.full(coupling.size + 1, -1)
+    local[component.atoms] = np.arange(len(component.atoms))
+    total = np.zeros(len(component.atoms))
+    for sink in sinks:
+        atoms = coupling.uses[sink.node, sink.position][sink.axis]
+        share = None if atoms is None else _share(sink, len(atoms), observed)
+        if share is not None and atoms is not None:
+            own = local[atoms]
+            np.add.at(total, own[own >= 0], share[own >= 0])
+    return total
+
+
+def _share(sink: Sink, size: int, observed: Observed) -> Array | None:
+    value = sink.node.inputs[sink.position]
+    name = (value.name if value is not None else "") or ""
+    seen = observed.energies.get((name, sink.axis))
+    energy = np.ones(size)
+    if seen is not None and len(seen[0]) == size:
+        mean, square = seen
+        energy = square if sink.weight is not None else np.maximum(square - mean**2, 0.0)
+    if sink.weight is not None and sink.weight_axis is not None:
+        weight = g.constant_array(sink.node.inputs[sink.weight])
+        if weight is not None and weight.shape[sink.weight_axis] == size:
+            axes = tuple(i for i in range(weight.ndim) if i != sink.weight_axis)
+            energy = energy * np.sum(np.asarray(weight, np.float64) ** 2, axis=axes)
+    power = float(energy.sum())
+    return energy / power if power > 0 and math.isfinite(power) else None
+
+
+def _wanted(
+    components: Sequence[Component],
+) -> tuple[dict[ir.Node, list[Layer]], dict[ir.Node, list[Sink]]]:
+    """Return what to watch, by node."""
+    layers: dict[ir.Node, list[Layer]] = {}
+    others: dict[ir.Node, list[Sink]] = {}
+    for component in components:
+        for sink in component.sinks:
+            layer = layer_of(sink)
+            if layer is None:
+                others.setdefault(sink.node, []).append(sink)
+                continue
+            layers.setdefault(sink.node, []).append(layer)
+            if not _affordable(component, layer):
+                others.setdefault(sink.node, []).append(sink)
+    return layers, others
+
+
+def _affordable(component: Component, layer: Layer) -> bool:
+    """Tell whether the matrices of a component fit in memory with all its readers."""
+    shape = layer.node.inputs[layer.constant]
+    assert shape is not None
+    weight = g.constant_array(shape)
+    assert weight is not None
+    columns = layer.forward(weight).shape[2]
+    readers = sum(sink.kind == "weights" for sink in component.sinks)
+    return columns**2 * layer.geometry.groups * 8 * readers <= _READERS
+
+
+def _lives(pieces: Pieces, node: ir.Node, position: int) -> bool:
+    """Tell whether an input is among the values at the present stop."""
+    value = node.inputs[position]
+    if value is None or value.is_initializer():
+        return False
+    return (value.name or "") in pieces.values or g.is_op(value.producer(), "DequantizeLinear")
+
+
+def _moments(pieces: Pieces, layer: Layer, counts: Sequence[int]) -> Moments:
+    value = layer.node.inputs[layer.position]
+    weight = layer.node.inputs[layer.constant]
+    assert value is not None
+    constant = g.constant_array(weight)
+    assert constant is not None
+    columns = layer.forward(constant).shape[2]
+    most = min(_MOST_ROWS, max(ROWS, math.ceil(4 * columns / max(1, sum(counts)))))
+    gram = Gram(layer.geometry, most)
+    first = 0
+    for (array, scale, zero), count in zip(pieces.arrays(value), counts, strict=True):
+        plain = array if array.dtype.kind == "f" else (array.astype(np.float32) - zero) * scale
+        gram.update(layer.rows_of(plain), Source(first, count))
+        first += count
+    groups = layer.geometry.groups
+    products = np.zeros((groups, columns + 1, columns + 1))
+    products[:, -1, -1] = 1.0
+    if gram.rows:
+        products[:, :-1, :-1] = gram.products / gram.rows
+        products[:, :-1, -1] = products[:, -1, :-1] = gram.mean
+    else:
+        products[:, np.arange(columns), np.arange(columns)] = 1.0
+    return Moments(products, gram.rows)
+
+
+def _energy(pieces: Pieces, value: ir.Value | None, axis: int) -> tuple[Array, Array]:
+    assert value is not None
+    sums: list[Array] = []
+    squares: list[Array] = []
+    count = 0
+    for array, scale, zero in pieces.arrays(value):
+        if array.ndim <= axis or not array.size:
+            continue
+        plain = np.moveaxis(array, axis, -1).reshape(-1, array.shape[axis]).astype(np.float64)
+        plain = np.nan_to_num((plain - zero) * scale, posinf=0.0, neginf=0.0)
+        sums.append(plain.sum(axis=0))
+        squares.append((plain**2).sum(axis=0))
+        count += len(plain)
+    if not count or len({len(each) for each in sums}) > 1:
+        return np.zeros(0), np.zeros(0)
+    return np.sum(sums, axis=0) / count, np.sum(squares, axis=0) / count
