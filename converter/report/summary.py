@@ -10,7 +10,7 @@ from typing import Any
 from converter.report import words as w
 
 Data = Mapping[str, Any]
-HEADLINES = ("size", "latency", "accuracy", "agreement")
+HEADLINES = ("size", "latency", "MACs", "accuracy", "agreement")
 _MOST_REASONS = 4
 _MOST_EXAMPLES = 3
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?) us")
@@ -203,6 +203,9 @@ def verdict_sizes(verdict: Data) -> list[Figure]:
 def quality_figures(verdict: Data) -> list[Figure]:
     """Compare speed and results of both models, as far as they were measured."""
     found = []
+    macs = verdict.get("macs")
+    if macs and macs["original"] != macs["converted"]:
+        found.append(_figure("MACs", macs["original"], macs["converted"], w.amount))
     latency = verdict.get("latency")
     if latency:
         before, after = latency["models"]
@@ -243,6 +246,7 @@ _SHOW: dict[str, Callable[[float | None], str]] = {
     "nodes": w.count,
     "params": w.count,
     "latency": w.milliseconds,
+    "macs": w.amount,
     "accuracy": w.percent,
     "agreement": w.percent,
     "flips": w.percent,
@@ -258,7 +262,7 @@ def budget_rows(verdict: Data) -> list[tuple[bool, str, str, str]]:
         values = [show(check[key]) for key in ("original", "converted")]
         relative = check["limit"].endswith("x") or (
             check["limit"].endswith("%")
-            and check["metric"] in ("size", "nodes", "params", "latency")
+            and check["metric"] in ("size", "nodes", "params", "latency", "macs")
         )
         detail = check["detail"]
         if relative and check["measured"] is not None:

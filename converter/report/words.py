@@ -35,6 +35,17 @@ def count(number: float | None) -> str:
     return f"{int(number):,}" if float(number).is_integer() else f"{number:.4g}"
 
 
+def amount(number: float | None) -> str:
+    """Return a large count in a few digits, e.g. ``41.0 M`` multiply-accumulates."""
+    if number is None:
+        return "-"
+    for unit, scale in (("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3)):
+        if number >= 0.9995 * scale:
+            digits = number / scale
+            return f"{digits:.{1 if digits >= 9.995 else 2}f} {unit}"
+    return f"{number:.0f}"
+
+
 def milliseconds(seconds: float | None) -> str:
     """Return a latency, e.g. ``3.21 ms`` or ``1,730 ms``."""
     if seconds is None:

@@ -4,6 +4,7 @@ term = metric ( "<=" | ">=" ) number [ unit ]
 
 size          <=   x % B kB MB GB KiB MiB GiB    of the file with its external data
 nodes, params <=   x % or a plain number
+macs          <=   x %, K M G T or a number      multiply-accumulates of one sample (flops: alias)
 latency       <=   x % us ms s                   median; x: median ratio of neighbouring runs
 accuracy      >=   x % or 0..1                    needs labels; 0.99x: of the original's
 agreement     >=   % or 0..1                      same best class as the original
@@ -32,6 +33,7 @@ _BYTES = {
     "B": 1, "kB": 1e3, "KB": 1e3, "MB": 1e6, "GB": 1e9,
     "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30,
 }  # fmt: skip
+_COUNTS = {"": 1.0, "K": 1e3, "M": 1e6, "G": 1e9, "T": 1e12}
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0}
 _SHARE = {"": 1.0, "%": 0.01}
 _TERM = re.compile(
@@ -65,6 +67,12 @@ METRICS: dict[str, Metric] = {
     "nodes": Metric("<=", {**_RATIO, "": 1.0}, relative=True),
     "params": Metric("<=", {**_RATIO, "": 1.0}, relative=True),
     "latency": Metric("<=", {**_RATIO, **_SECONDS}, relative=True),
+    "macs": Metric(
+        "<=",
+        {**_RATIO, **_COUNTS},
+        relative=True,
+        needs="sizes that are known for every layer",
+    ),
     "accuracy": Metric(">=", {"x": 0.0, **_SHARE}, high=1.0, needs="labels"),
     "agreement": Metric(">=", _SHARE, high=1.0, needs="an output that looks like class scores"),
     "flips": Metric("<=", _SHARE, high=1.0, needs="an output that looks like class scores"),
@@ -74,6 +82,9 @@ METRICS: dict[str, Metric] = {
     "max_rel_error": Metric("<=", _SHARE),
 }
 
+
+ALIASES = {"flops": "macs"}
+"""Other names of metrics: shares of both are the same."""
 
 STATIC = ("size", "nodes", "params")
 """Metrics that take no run of a model."""
@@ -163,7 +174,7 @@ def _term(text: str) -> Limit:
     found = _TERM.fullmatch(text)
     if found is None:
         raise ValueError("not of the form METRIC<=NUMBER[UNIT]")
-    name, relation = found["metric"], found["relation"]
+    name, relation = ALIASES.get(found["metric"], found["metric"]), found["relation"]
     metric = METRICS.get(name)
     if metric is None:
         near = difflib.get_close_matches(name, METRICS, n=3, cutoff=0.5)

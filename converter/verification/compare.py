@@ -41,6 +41,7 @@ class Work:
         optimize: Let onnxruntime optimize, as it does in production.
         most_batches: Compare at most so many; None: all.
         latency_seconds: Time for measuring latency; 0: none.
+        macs: Count multiply-accumulates, too.
     """
 
     original: Path
@@ -49,6 +50,7 @@ class Work:
     optimize: bool = True
     most_batches: int | None = None
     latency_seconds: float = 0.0
+    macs: bool = False
 
 
 def compare(
@@ -58,7 +60,8 @@ def compare(
 
     Returns:
         Plain data: ``outputs`` and ``scores`` (fields of their classes), ``random`` (names with
-        the reason), ``samples``, ``runs``, ``times`` (seconds per model) or None.
+        the reason), ``samples``, ``runs``, ``times`` (seconds per model) or None, ``macs`` (of one
+        sample, per model) or None.
 
     Raises:
         VerificationError: The interfaces differ, or only the converted model fails.
@@ -90,7 +93,23 @@ def compare(
     if work.latency_seconds:
         runs = [_runner(first, taken.inputs), _runner(second, adapter.feed(taken.inputs))]
         times = interleave(runs, seconds=work.latency_seconds, warm_up=1)
-    return {**meters.result(), "times": times, "batch": taken.samples}
+    found = {**meters.result(), "times": times, "batch": taken.samples}
+    return {**found, "macs": _macs(work, taken, adapter) if work.macs else None}
+
+
+def _macs(work: Work, batch: Batch, adapter: Adapter) -> list[float] | None:
+    """Count the multiply-accumulates of one sample in both models; None: not countable."""
+    from converter.measure.macs import count_macs
+
+    if suffixes.ORT in {work.original.suffix, work.converted.suffix}:
+        return None
+    found = []
+    for path, feed in ((work.original, batch.inputs), (work.converted, adapter.feed(batch.inputs))):
+        count = count_macs(path, feed, work.settings)
+        if count is None:
+            return None
+        found.append(count / max(1, batch.samples))
+    return found
 
 
 class _Meters:

@@ -9,6 +9,7 @@ from typing import Any
 from converter.measure.accuracy import Scores
 from converter.measure.difference import OutputDifference
 from converter.measure.latency import LatencyComparison
+from converter.measure.macs import Macs
 from converter.measure.size import Size
 
 
@@ -49,6 +50,8 @@ class Check:
 def _amount(metric: str, value: float) -> str:
     if metric == "latency":
         return f"{value * 1e3:.4g} ms"
+    if metric == "macs":
+        return f"{value / 1e6:,.4g} M"
     if metric == "size":
         return f"{value / 1e3:,.1f} kB"
     return f"{value:.6g}" if abs(value) < 1e6 else f"{value:,.0f}"
@@ -65,6 +68,7 @@ class Verdict:
         scores: Agreement and accuracy of each output that looks like class scores.
         size_original, size_converted: Bytes, nodes, parameters.
         latency: Both models side by side; None when not measured.
+        macs: Multiply-accumulates of one sample; None when not counted.
         samples: Number of samples that were run.
         runs: Number of runs that they took.
         synthetic: The samples were made up.
@@ -84,6 +88,7 @@ class Verdict:
     synthetic: bool
     data: str
     notes: tuple[str, ...] = field(default=())
+    macs: Macs | None = None
 
     @property
     def worst(self) -> OutputDifference | None:
@@ -134,6 +139,7 @@ class Verdict:
             "size": _pair("nbytes", *size),
             "nodes": _pair("nodes", *size),
             "params": _pair("parameters", *size),
+            "macs": None if self.macs is None else {**asdict(self.macs), "ratio": self.macs.ratio},
             "latency": None if self.latency is None else self.latency.to_dict(),
             "samples": self.samples,
             "runs": self.runs,

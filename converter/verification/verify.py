@@ -15,6 +15,7 @@ from converter.execution import sandbox
 from converter.measure.accuracy import Scores
 from converter.measure.difference import OutputDifference
 from converter.measure.latency import LatencyComparison, summarize
+from converter.measure.macs import Macs
 from converter.measure.size import Size, measure_size
 from converter.verification.budget import METRICS, Budget, Limit
 from converter.verification.compare import Work, compare
@@ -68,7 +69,8 @@ def verify(  # noqa: PLR0913 - the interface of verification
     _check_measurable(budget, dataset)
     sizes = measure_size(original), measure_size(converted)
     timed = latency or budget.names("latency")
-    work = Work(original, converted, settings, latency_seconds=LATENCY_SECONDS if timed else 0.0)
+    seconds = LATENCY_SECONDS if timed else 0.0
+    work = Work(original, converted, settings, latency_seconds=seconds, macs=True)
     progress.start("verifying", len(dataset))
     try:
         found = sandbox.call(
@@ -86,7 +88,8 @@ def verify(  # noqa: PLR0913 - the interface of verification
 
 def verify_sizes(original: Path, converted: Path, budget: Budget) -> Verdict:
     """Judge what can be judged without running a model: size, nodes, parameters."""
-    nothing = {"outputs": [], "scores": [], "random": {}, "samples": 0, "runs": 0, "times": None}
+    nothing = {"outputs": [], "scores": [], "random": {}, "samples": 0, "runs": 0}
+    nothing |= {"times": None, "macs": None}
     sizes = measure_size(original), measure_size(converted)
     work = Work(original, converted, RunSettings())
     return judge(_Measured(nothing, sizes, (original.name, converted.name), work), None, budget)
@@ -109,6 +112,7 @@ class _Measured:
         self.samples: int = found["samples"]
         self.runs: int = found["runs"]
         self.sizes = sizes
+        self.macs = None if found["macs"] is None else Macs(*found["macs"])
         self.latency: LatencyComparison | None = None
         if found["times"] is not None:
             self.latency = LatencyComparison(
@@ -136,6 +140,7 @@ def judge(measured: _Measured, dataset: Dataset | None, budget: Budget) -> Verdi
         size_original=measured.sizes[0],
         size_converted=measured.sizes[1],
         latency=measured.latency,
+        macs=measured.macs,
         samples=measured.samples,
         runs=measured.runs,
         synthetic=dataset is not None and dataset.synthetic,
@@ -243,11 +248,17 @@ def _of_outputs(field: str, worst: Callable[..., Any]) -> Callable[[_Measured], 
     return read
 
 
+def _macs(measured: _Measured) -> _Found:
+    found = measured.macs
+    return (None, None, "") if found is None else (found.original, found.converted, "")
+
+
 _FIGURES: dict[str, Callable[[_Measured], _Found]] = {
     "size": _of_size("nbytes"),
     "nodes": _of_size("nodes"),
     "params": _of_size("parameters"),
     "latency": _latency,
+    "macs": _macs,
     "accuracy": _accuracy,
     "agreement": _of_scores("agreement", min),
     "flips": _of_scores("flips", max),

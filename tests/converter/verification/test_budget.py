@@ -33,6 +33,9 @@ from converter.verification.budget import Budget
         ("agreement>=0.99", 0.99, False),
         ("nodes<=100", 100, False),
         ("params<=0.5x", 0.5, True),
+        ("macs<=50%", 0.5, True),
+        ("flops<=0.5x", 0.5, True),
+        ("macs<=40M", 4e7, False),
     ],
 )
 def test_terms(text, value, ratio):

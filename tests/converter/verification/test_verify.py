@@ -305,3 +305,27 @@ def test_exact_comparison_uses_few_batches():
                 yield {"x": X[:1]}
 
     assert compare(classifier(), classifier(), Counting()).equal
+
+
+def test_multiply_accumulates_are_counted_per_sample(pair):
+    before = model_from_text(CLASSIFIER, w=W)
+    text = "g (float[N,4] x) => (float[N,5] y) { h = MatMul(x, u) y = MatMul(h, v) }"
+    after = model_from_text(text, u=W[:, :2].copy(), v=np.ones((2, 5), np.float32))
+    verdict = pair(before, after, {"x": X}, ["macs<=0.9x", "flops<=20"], batch=10)
+    assert (verdict.macs.original, verdict.macs.converted) == (20, 18)
+    assert [c.passed for c in verdict.checks] == [True, True]
+    assert verdict.checks[0].metric == verdict.checks[1].metric == "macs"
+    assert verdict.to_dict()["macs"]["ratio"] == 0.9
+    assert not pair(before, after, {"x": X}, "macs<=0.5x").passed
+
+
+def test_macs_that_cannot_be_counted_are_refused(pair):
+    text = """g (float[N,4] x) => (float[N,5] y)
+    { c = Constant <value = bool {1}> ()
+      y = If (c) <then_branch = a () => (float[N,5] p) { n = NonZero(x) t = Transpose(n)
+        f = Cast <to = 1> (t) z = MatMul(f, v) s = ReduceSum <keepdims = 1> (z) m = MatMul(x, w)
+        p = Add(m, s) },
+        else_branch = b () => (float[N,5] q) { q = MatMul(x, w) }> }"""
+    model = model_from_text(text, w=W, v=np.ones((2, 5), np.float32))
+    with pytest.raises(DataError, match="macs"):
+        pair(model, model, {"x": X}, "macs<=0.5x")
