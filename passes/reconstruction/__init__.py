@@ -1,1 +1,1 @@
-"""Closed-form recovery: weights that give the original's outputs from the changed model's inputs."""
+"""Closed-form recovery: weights that give the original's outputs from the present inputs."""

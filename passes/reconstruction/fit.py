@@ -1,0 +1,226 @@
+"""New numbers for one layer, and whether they are better on rows that were not fitted on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal
+
+import numpy as np
+
+from passes.reconstruction.activation import Activation
+from passes.reconstruction.least_squares import Map, System
+from passes.reconstruction.linear import Linear
+from passes.reconstruction.moments import matched, shifted
+from passes.reconstruction.tail import Tail
+from passes.reconstruction.targets import Rows
+
+Array = np.ndarray[Any, Any]
+Method = Literal["least_squares", "moments", "bias"]
+_EXACT = 1e-10
+"""Share of the output's variance below which an error is rounding."""
+_RELAXED = 0.6
+"""How much further than to the solution a round goes that is not the last."""
+_PLENTY = 8
+"""Rows per input from which the ridge need not be chosen."""
+_FEW = 2
+"""Rows per input below which weights stay, if nothing can be held out to judge by."""
+_RIDGES = (1.0, 10.0, 100.0)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How layers are fitted.
+
+    Attributes:
+        method: "least_squares": weights and biases; "moments": mean and deviation of every
+            channel; "bias": means alone.
+        positions: Rows of one sample.
+        rows: Least number of rows per input of a layer; more positions are taken for it.
+        ridge: Weight of the present weights, relative to the mean of the diagonal of the Gram
+            matrix.
+        iterations: Rounds that take an activation into account; 0: none.
+        depthwise: Also fit layers whose groups have one input channel.
+    """
+
+    method: Method = "least_squares"
+    positions: int = 48
+    rows: int = 8
+    ridge: float = 1e-3
+    iterations: int = 3
+    depthwise: bool = True
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """New numbers of a layer.
+
+    Attributes:
+        weight: float64 (groups, outputs of a group, inputs of a group); None: they stay.
+        bias: float64 (outputs,); None: it stays.
+        before: Power of the error as a share of the output's variance.
+        after: The same with the new numbers.
+        what: What was done, or why nothing was.
+    """
+
+    weight: Array | None
+    bias: Array | None
+    before: float
+    after: float
+    what: str
+
+
+def fit(layer: Linear, tail: Tail, rows: Rows, recipe: Recipe) -> Found:
+    """Fit a layer to what the original makes; nothing is changed that does not gain by it."""
+    problem = _Problem(layer, tail, rows, recipe)
+    present = [Map(w, b) for w, b in problem.parts(layer.weight, layer.bias)]
+    before = problem.error(present)
+    if not before > _EXACT:
+        return Found(None, None, before, before, "it is exact already" if before >= 0 else _NAN)
+    best, least, what = present, before, "no fit is better on what was held out"
+    for name, attempt in problem.attempts(present):
+        try:
+            maps = attempt()
+        except np.linalg.LinAlgError:
+            continue
+        error = problem.error(maps)
+        if error < least:
+            best, least, what = maps, error, name
+    if best is present:
+        return Found(None, None, before, before, what)
+    weight = np.stack([m.weight for m in best])
+    bias = np.concatenate([m.bias for m in best])
+    return Found(weight, bias if layer.home is not None else None, before, least, what)
+
+
+_NAN = "its values are not finite"
+
+
+class _Problem:
+    """One layer with its rows, split into those to fit on and those to judge by."""
+
+    def __init__(self, layer: Linear, tail: Tail, rows: Rows, recipe: Recipe) -> None:
+        self.layer = layer
+        self.recipe = recipe
+        self.activation = tail.activation or Activation()
+        self.bounded = tail.activation is not None
+        gain = tail.gain.astype(np.float32)
+        self._gain = gain
+        self._divisor = np.where(gain == 0.0, np.float32(1.0), gain)
+        self._held = bool(rows.held.any()) and not bool(rows.held.all())
+        self._fit = _part(rows, ~rows.held) if self._held else rows
+        self._judge = _part(rows, rows.held) if self._held else rows
+        self._each = layer.weight.shape[1]
+
+    def parts(self, weight: Array, bias: Array) -> Iterator[tuple[Array, Array]]:
+        """Yield weight and bias of each group."""
+        for i, matrix in enumerate(weight):
+            yield matrix, bias[self._columns(i)]
+
+    def _columns(self, group: int) -> slice:
+        return slice(group * self._each, (group + 1) * self._each)
+
+    def error(self, maps: list[Map]) -> float:
+        """Return the power of the error on the rows to judge by, relative to the variance."""
+        noise = signal = 0.0
+        rows = self._judge
+        for i, each in enumerate(maps):
+            made = self.activation(self._made(each, rows, i))
+            wanted = self.activation(rows.wanted[:, self._columns(i)])
+            noise += float(np.square(made - wanted, dtype=np.float64).sum())
+            centred = wanted - wanted.mean(axis=0)
+            signal += float(np.square(centred, dtype=np.float64).sum())
+        return noise / signal if signal > 0.0 else (0.0 if noise == 0.0 else np.inf)
+
+    def _made(self, each: Map, rows: Rows, group: int) -> Array:
+        """Return what a group makes before the activation."""
+        columns = self._columns(group)
+        made = each(rows.inputs[:, group])
+        return made * self._gain[columns] + rows.rest[:, columns]
+
+    def attempts(self, present: list[Map]) -> Iterator[tuple[str, Callable[[], list[Map]]]]:
+        """Yield ways to fit all groups; the first best is taken."""
+        if self.recipe.method == "least_squares" and self._many_rows():
+            for factor in self._ridges():
+                yield _named(factor), partial(self._squares, present, factor)
+        if self.recipe.method == "moments":
+            yield "means and deviations", partial(self._simple, present, matched)
+        if self.layer.home is not None:
+            yield "the means", partial(self._simple, present, shifted)
+
+    def _many_rows(self) -> bool:
+        if self.layer.geometry.groups > 1 and not self.recipe.depthwise and self._single():
+            return False
+        return self._held or len(self._fit.inputs) >= _FEW * (self.layer.depth + 1)
+
+    def _single(self) -> bool:
+        return self.layer.depth == int(np.prod(self.layer.geometry.kernel))
+
+    def _ridges(self) -> tuple[float, ...]:
+        if len(self._fit.inputs) >= _PLENTY * (self.layer.depth + 1):
+            return _RIDGES[:1]
+        return _RIDGES if self._held else _RIDGES[1:2]
+
+    def _squares(self, present: list[Map], factor: float) -> list[Map]:
+        return [self._solve(each, i, factor) for i, each in enumerate(present)]
+
+    def _solve(self, prior: Map, group: int, factor: float) -> Map:
+        rows, columns = self._fit, self._columns(group)
+        mask = prior.weight != 0.0
+        system = System(
+            np.ascontiguousarray(rows.inputs[:, group]),
+            prior,
+            bias=self.layer.home is not None,
+            mask=None if mask.all() else mask,
+        )
+        system.factorise(self.recipe.ridge * factor)
+        wanted = rows.wanted[:, columns]
+        found = system.solve(self._goal(wanted, group, prior))
+        rounds = self.recipe.iterations if self.bounded else 0
+        for i in range(rounds):
+            goal = self.activation.targets(wanted, self._made(found, rows, group))
+            new = system.solve(self._goal(goal, group, prior), found)
+            found = new if i == rounds - 1 else _further(found, new)
+        return self._kept_dead(found, prior, group)
+
+    def _goal(self, wanted: Array, group: int, prior: Map) -> Array:
+        """Return what the layer itself is to make."""
+        columns = self._columns(group)
+        goal: Array = (wanted - self._fit.rest[:, columns]) / self._divisor[columns]
+        return goal
+
+    def _kept_dead(self, found: Map, prior: Map, group: int) -> Map:
+        """Leave outputs alone that are multiplied with zero."""
+        dead = self._gain[self._columns(group)] == 0.0
+        if not dead.any():
+            return found
+        weight = np.where(dead[:, None], prior.weight, found.weight)
+        return Map(weight, np.where(dead, prior.bias, found.bias))
+
+    def _simple(self, present: list[Map], method: Callable[[Map, Array, Array], Map]) -> list[Map]:
+        made = []
+        for i, each in enumerate(present):
+            rows = self._fit.inputs[:, i]
+            goal = self._goal(self._fit.wanted[:, self._columns(i)], i, each)
+            found = method(each, each(rows), goal)
+            if self.layer.home is None:
+                found = Map(found.weight, each.bias)
+            made.append(self._kept_dead(found, each, i))
+        return made
+
+
+def _named(factor: float) -> str:
+    return "least squares" + (f", ridge times {factor:g}" if factor != 1.0 else "")
+
+
+def _further(old: Map, new: Map) -> Map:
+    """Go beyond the solution: what comes after it lies in the same direction mostly."""
+    return Map(
+        new.weight + _RELAXED * (new.weight - old.weight),
+        new.bias + _RELAXED * (new.bias - old.bias),
+    )
+
+
+def _part(rows: Rows, chosen: Array) -> Rows:
+    return Rows(rows.inputs[chosen], rows.wanted[chosen], rows.rest[chosen], rows.held[chosen])

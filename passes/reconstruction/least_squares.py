@@ -1,0 +1,178 @@
+"""Ridge regression towards the present weights, with a free bias, in blocks that fit into memory.
+
+``W`` minimises ``mean |x W^T + b - t|^2 + r |W - W0|^2`` over rows ``x``; rows are centred, so that
+the bias costs nothing and drops out. One factorisation serves any number of targets ``t``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = np.ndarray[Any, Any]
+_BLOCK = 2_048
+"""Rows that are multiplied at once: sums of as many float32 products go into float64."""
+_TRIANGLE = 96
+"""Columns of a triangular factor whose diagonal block is inverted as a whole."""
+_MOST_STEPS = 120
+_CLOSE = 1e-7
+_SMALLEST = 1e-30
+
+
+@dataclass(frozen=True, eq=False)
+class Map:
+    """An affine map ``x -> x W^T + b``.
+
+    Attributes:
+        weight: float64 (outputs, inputs).
+        bias: float64 (outputs,).
+    """
+
+    weight: Array
+    bias: Array
+
+    def __call__(self, rows: Array) -> Array:
+        """Return float32 (rows, outputs)."""
+        made: Array = rows @ self.weight.T.astype(np.float32)
+        made += self.bias.astype(np.float32)
+        return made
+
+
+class System:
+    """Normal equations of one layer.
+
+    Args:
+        rows: float32 (rows, inputs).
+        prior: The present layer.
+        bias: Whether the bias may move; it stays as it is otherwise.
+        mask: bool (outputs, inputs), False where the weight has to stay zero; None: nowhere.
+
+    Attributes:
+        scale: Mean of the diagonal of the Gram matrix, which ridges are relative to.
+    """
+
+    def __init__(
+        self, rows: Array, prior: Map, *, bias: bool = True, mask: Array | None = None
+    ) -> None:
+        self._prior = prior
+        self._bias = bias
+        self._mask = None if mask is None else np.asarray(mask.T, np.float64)
+        self._mean = rows.mean(axis=0, dtype=np.float64) if bias else np.zeros(rows.shape[1])
+        self._rows = rows
+        self._gram = self._product(rows) / max(1, len(rows))
+        self.scale = float(np.trace(self._gram)) / max(1, len(self._gram))
+        self._ridge = 0.0
+        self._factor: Triangle | None = None
+
+    def factorise(self, ridge: float) -> None:
+        """Prepare :meth:`solve`.
+
+        Args:
+            ridge: Weight of the present weights, relative to :attr:`scale`; above zero.
+
+        Raises:
+            numpy.linalg.LinAlgError: The rows hold what is no number.
+        """
+        self._ridge = ridge * self.scale
+        if not np.isfinite(self._ridge):
+            raise np.linalg.LinAlgError("the rows are not finite")
+        self._factor = None
+        if self._mask is None and self._ridge > _SMALLEST:
+            regular = self._gram.copy()
+            regular[np.diag_indices_from(regular)] += self._ridge
+            self._factor = Triangle(np.linalg.cholesky(regular))
+
+    def solve(self, targets: Array, start: Map | None = None) -> Map:
+        """Return the map that fits targets best.
+
+        Args:
+            targets: float32 (rows, outputs).
+            start: Where the search begins if weights are masked; None: the present layer.
+        """
+        prior = self._prior.weight
+        if self._ridge <= _SMALLEST:  # constant inputs say nothing about weights
+            return self._with_bias(prior, targets)
+        offset = targets.mean(axis=0, dtype=np.float64) if self._bias else self._prior.bias
+        right = self._product(targets, offset) / len(targets) + self._ridge * prior.T
+        if self._mask is None:
+            assert self._factor is not None
+            return self._with_bias(self._factor.solve(right).T, targets)
+        first = prior if start is None else start.weight
+        return self._with_bias(self._descend(right, first.T).T, targets)
+
+    def _with_bias(self, weight: Array, targets: Array) -> Map:
+        if not self._bias:
+            return Map(weight, self._prior.bias)
+        return Map(weight, targets.mean(axis=0, dtype=np.float64) - weight @ self._mean)
+
+    def _product(self, others: Array, offset: Array | None = None) -> Array:
+        """Return the sum of products of centred rows with others: float64 (inputs, columns).
+
+        Args:
+            others: float32 (rows, columns); the rows themselves when ``offset`` is None.
+            offset: Taken off the others: float64 (columns,).
+        """
+        total = np.zeros((self._rows.shape[1], others.shape[1]))
+        mean = self._mean.astype(np.float32)
+        middle = None if offset is None else offset.astype(np.float32)
+        for start in range(0, len(others), _BLOCK):
+            centred = self._rows[start : start + _BLOCK] - mean
+            block = centred if middle is None else others[start : start + _BLOCK] - middle
+            total += centred.T @ block
+        return total
+
+    def _descend(self, right: Array, start: Array) -> Array:
+        """Solve for the weights that are not masked by conjugate gradients, all outputs at once."""
+        assert self._mask is not None
+        diagonal = np.diag(self._gram)[:, None] + self._ridge
+        weight = start * self._mask
+        residual = (right - self._times(weight)) * self._mask
+        goal = _CLOSE**2 * np.maximum((right * right * self._mask).sum(axis=0), _SMALLEST)
+        scaled = residual / diagonal
+        direction = scaled.copy()
+        power = (residual * scaled).sum(axis=0)
+        for _ in range(_MOST_STEPS):
+            if ((residual * residual).sum(axis=0) <= goal).all():
+                break
+            turned = self._times(direction) * self._mask
+            step = power / np.maximum((direction * turned).sum(axis=0), _SMALLEST)
+            weight += step * direction
+            residual -= step * turned
+            scaled = residual / diagonal
+            fresh = (residual * scaled).sum(axis=0)
+            direction = scaled + fresh / np.maximum(power, _SMALLEST) * direction
+            power = fresh
+        return weight
+
+    def _times(self, weight: Array) -> Array:
+        made: Array = self._gram @ weight + self._ridge * weight
+        return made
+
+
+class Triangle:
+    """A lower triangular factor ``L`` of ``L L^T``, for many right-hand sides.
+
+    Args:
+        lower: float64 (n, n).
+    """
+
+    def __init__(self, lower: Array) -> None:
+        self._lower = lower
+        self._starts = range(0, len(lower), _TRIANGLE)
+        self._inverse = [
+            np.linalg.inv(lower[i : i + _TRIANGLE, i : i + _TRIANGLE]) for i in self._starts
+        ]
+
+    def solve(self, right: Array) -> Array:
+        """Return ``(L L^T)^-1`` times float64 (n, columns)."""
+        lower, made = self._lower, right.copy()
+        for i, inverse in zip(self._starts, self._inverse, strict=True):
+            end = i + _TRIANGLE
+            made[i:end] = inverse @ (made[i:end] - lower[i:end, :i] @ made[:i])
+        pairs = list(zip(self._starts, self._inverse, strict=True))
+        for i, inverse in reversed(pairs):
+            end = i + _TRIANGLE
+            made[i:end] = inverse.T @ (made[i:end] - lower[end:, i:end].T @ made[end:])
+        return made

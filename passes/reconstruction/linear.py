@@ -1,0 +1,194 @@
+"""A layer whose weight can be replaced: as a matrix per group, and where its bias is kept."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.calibration.patches import Geometry
+from converter.core import graph as g
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+Array = np.ndarray[Any, Any]
+_FLOATS = ("f2", "f4", "f8")
+
+
+@dataclass(frozen=True, eq=False)
+class Home:
+    """The input that a bias is, or would be.
+
+    Attributes:
+        node: Reads it.
+        position: Which input.
+        shape: Its shape; None: there is none yet.
+    """
+
+    node: ir.Node
+    position: int
+    shape: tuple[int, ...] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Linear:
+    """Conv, Gemm or MatMul with a constant weight.
+
+    Attributes:
+        node: The layer; its first input is the activation.
+        geometry: How rows are cut from its input.
+        swapped: The weight is stored as (inputs, outputs).
+        weight: float64 (groups, outputs of a group, inputs of a group).
+        bias: float64 (outputs,); zeros where it has none.
+        home: Where the bias is; None: it has none and can have none.
+    """
+
+    node: ir.Node
+    geometry: Geometry
+    swapped: bool
+    weight: Array
+    bias: Array
+    home: Home | None
+
+    @property
+    def outputs(self) -> int:
+        """Output channels."""
+        return int(self.weight.shape[0] * self.weight.shape[1])
+
+    @property
+    def depth(self) -> int:
+        """Inputs of one output."""
+        return int(self.weight.shape[2])
+
+    @property
+    def axis(self) -> int:
+        """Axis of the channels in input and output."""
+        return 1 if self.geometry.kernel else -1
+
+    @property
+    def pointwise(self) -> Geometry:
+        """How rows are cut from something of the output's shape, at the same positions."""
+        ones = (1,) * len(self.geometry.kernel)
+        return Geometry(ones, ones, ones, ((0, 0),) * len(ones))
+
+    def last(self) -> ir.Value:
+        """Return the value that holds weight and bias."""
+        outside = self.home is not None and self.home.node is not self.node
+        node = self.home.node if outside and self.home is not None else self.node
+        return node.outputs[0]
+
+    def stored(self, weight: Array) -> Array:
+        """Bring a weight (groups, outputs of a group, inputs of a group) to the stored form."""
+        array = g.constant_array(self.node.inputs[1])
+        assert array is not None
+        matrix = weight.reshape(self.outputs, self.depth)
+        made = matrix.T if self.swapped else matrix.reshape(array.shape)
+        return np.ascontiguousarray(made, array.dtype)
+
+
+def linear_of(node: ir.Node) -> Linear | str | None:
+    """Describe a node; the reason why its weight cannot be replaced; None: it has none."""
+    if not g.is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.inputs) < 2:
+        return None
+    value = node.inputs[1]
+    array = g.constant_array(value)
+    if value is None or array is None or node.inputs[0] is None:
+        return _obstacle(node)
+    if array.dtype.str[1:] not in _FLOATS:
+        return f"its weight is {array.dtype}"
+    if node.op_type == "ConvTranspose":
+        return "ConvTranspose stays as it is"
+    if node.op_type == "MatMul" and array.ndim != 2:
+        return "its weight is no matrix"
+    if any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        return "its factors alpha and beta are not 1"
+    try:
+        geometry = Geometry.of(node, array.shape)
+    except ValueError:
+        return "its input is transposed"
+    return _described(node, geometry, array)
+
+
+def _described(node: ir.Node, geometry: Geometry, array: Array) -> Linear | str:
+    swapped = not geometry.kernel and not node.attributes.get_int("transB", 0)
+    matrix = array.T if swapped else array
+    outputs, groups = matrix.shape[0], geometry.groups
+    if not array.size or outputs % groups:
+        return "its weight is empty"
+    home = _home(node, outputs)
+    if isinstance(home, str):
+        return home
+    weight = matrix.astype(np.float64).reshape(groups, outputs // groups, -1)
+    return Linear(node, geometry, swapped, weight, _bias(home, outputs), home)
+
+
+def _obstacle(node: ir.Node) -> str | None:
+    """Say why a layer without a plain constant weight is left alone."""
+    weight = node.inputs[1]
+    if weight is not None and weight.is_initializer():
+        return g.OVERRIDABLE
+    maker = None if weight is None else weight.producer()
+    if maker is not None and g.is_op(maker, "DequantizeLinear") and g.constant(maker.inputs[0]):
+        return "its weight is quantized"
+    return None
+
+
+def _home(node: ir.Node, outputs: int) -> Home | str | None:
+    """Find the bias of a layer; a text says what is in the way."""
+    if node.op_type != "MatMul":
+        value = node.inputs[2] if len(node.inputs) > 2 else None
+        if value is None:
+            return Home(node, 2, None)
+        array = g.constant_array(value)
+        return _vector(node, 2, array, outputs) or "its bias is not constant, or no vector"
+    user = only_user(node.outputs[0])
+    if user is None or not g.is_op(user, "Add"):
+        return None
+    position = 1 if user.inputs[0] is node.outputs[0] else 0
+    return _vector(user, position, g.constant_array(user.inputs[position]), outputs)
+
+
+def _vector(node: ir.Node, position: int, array: Array | None, outputs: int) -> Home | None:
+    fits = array is not None and array.size == outputs == array.shape[-1] if outputs > 1 else False
+    fits = fits or (array is not None and array.size == 1 == outputs)
+    return Home(node, position, array.shape) if fits and array is not None else None
+
+
+def _bias(home: Home | None, outputs: int) -> Array:
+    if home is None or home.shape is None:
+        return np.zeros(outputs)
+    array = g.constant_array(home.node.inputs[home.position])
+    assert array is not None
+    return array.astype(np.float64).reshape(-1)
+
+
+def only_user(value: ir.Value) -> ir.Node | None:
+    """Return the one node that reads a value; None when there are several or outputs."""
+    users = [use.node for use in value.uses()]
+    return users[0] if len(users) == 1 and not value.is_graph_output() else None
+
+
+def install(model: ir.Model, node: ir.Node, position: int, array: Array, name: str) -> None:
+    """Give a node a constant of its own: other readers of the old one keep it."""
+    value = node.inputs[position] if position < len(node.inputs) else None
+    if value is not None and value.is_initializer():
+        alone = len(tuple(value.uses())) == 1 and not value.is_graph_output()
+        if alone and not value.is_graph_input():
+            g.set_constant(value, array)
+            return
+    if len(node.inputs) <= position:
+        node.resize_inputs(position + 1)
+    fresh = g.Names(model).fresh(name)
+    node.replace_input_with(position, g.add_initializer(model.graph, fresh, array))
+    _tidy(value)
+
+
+def _tidy(value: ir.Value | None) -> None:
+    """Remove the Constant node of a value that nobody reads any more."""
+    node = None if value is None else value.producer()
+    if value is None or not g.is_op(node, "Constant") or node is None or node.graph is None:
+        return
+    if not tuple(value.uses()) and not value.is_graph_output():
+        node.graph.remove(node, safe=True)

@@ -1,0 +1,404 @@
+"""Original and changed model advance layer by layer; every layer is fitted to what it now gets.
+
+At each layer the original says what it makes there, and the changed model what it reads, with all
+layers before fitted already. Where the layer's output is added to a value that exists already, the
+error of that value is made up for as well. The cost grows linearly with the depth.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.core import graph as g
+from converter.core.contract import Skip
+from converter.core.observe import Progress, Silent
+from converter.core.select import Selection
+from converter.execution import sandbox
+from converter.execution.blas import use_one_thread
+from passes.reconstruction.fit import Recipe, fit
+from passes.reconstruction.linear import Linear, install, linear_of
+from passes.reconstruction.tail import Tail, tail_of
+from passes.reconstruction.targets import Kept, Side, gather
+from passes.tuning.distance import Distances
+from passes.tuning.segments import Pieces
+from passes.tuning.store import Budget
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from converter.core.context import Batch, RunSettings
+
+Array = np.ndarray[Any, Any]
+_HELD = 8
+"""Every so many samples one is not fitted on; fewer samples are all fitted on."""
+_MOST_NUMBERS = 48_000_000
+"""Numbers of the largest matrix of rows: 192 MB."""
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What became of one layer.
+
+    Attributes:
+        name: For people.
+        before: Power of the error behind the layer as a share of the output's variance.
+        after: The same with the new weights; equal when they were not taken.
+        what: What was done, or why nothing was.
+    """
+
+    name: str
+    before: float
+    after: float
+    what: str
+
+
+@dataclass(frozen=True)
+class Repair:
+    """What a recovery did.
+
+    Attributes:
+        modified: The model was changed.
+        layers: In the order of the graph.
+        skipped: Layers that were left alone.
+        before: Damage of the outputs on samples that were not fitted on, without recovery.
+        after: The same with it.
+        measure: What the damage is.
+        notes: Sentences for the report.
+    """
+
+    modified: bool
+    layers: tuple[Fitted, ...] = ()
+    skipped: tuple[Skip, ...] = ()
+    before: float = 0.0
+    after: float = 0.0
+    measure: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class _Pair:
+    """One layer in both models."""
+
+    name: str
+    student: ir.Node
+    teacher: ir.Node
+
+
+def reconstruct(
+    teacher: ir.Model,
+    student: ir.Model,
+    kept: Kept,
+    batches: Sequence[Batch],
+    settings: RunSettings,
+    *,
+    recipe: Recipe | None = None,
+    selection: Selection | None = None,
+    progress: Progress | None = None,
+) -> Repair:
+    """Fit the layers of a changed model to the original, from the first to the last.
+
+    Args:
+        teacher: The original; left as it is.
+        student: Changed in place: weights and biases of Conv, Gemm and MatMul.
+        kept: What is left of the original's values by name; empty when shapes are the same.
+        batches: Samples.
+        settings: How models are run.
+        recipe: How layers are fitted; None: as usual.
+        selection: Which layers.
+        progress: Told of every layer.
+
+    Raises:
+        ConverterError: A model cannot be run on the samples.
+    """
+    import onnxruntime  # noqa: F401 - imported here, the child has it
+
+    recipe, progress = recipe or Recipe(), progress or Silent()
+    pairs, skipped = _pairs(teacher, student, selection or Selection((), ()))
+    if not pairs or not batches:
+        note = "no layer can be fitted" if not pairs else "there are no samples to fit on"
+        return Repair(modified=False, skipped=tuple(skipped), notes=(note,))
+    task = _Task(teacher, student, kept, pairs, recipe)
+    progress.start("recovering layers", len(pairs))
+    try:
+        found: dict[str, Any] = sandbox.call(
+            _run,
+            task,
+            batches,
+            settings,
+            limits=settings.limits,
+            on_progress=progress.advance,
+            task="recovering the layers",
+        )
+    finally:
+        progress.stop()
+    return _taken(student, pairs, skipped, found)
+
+
+def _taken(
+    student: ir.Model, pairs: Sequence[_Pair], skipped: list[Skip], found: Mapping[str, Any]
+) -> Repair:
+    """Write what the child found, if it is better than nothing."""
+    layers = tuple(Fitted(*row) for row in found["layers"])
+    skipped = [*skipped, *(Skip(name, reason) for name, reason in found["skipped"])]
+    before, after, measure = found["before"], found["after"], found["measure"]
+    edits = found["edits"] if after <= before else []
+    for index, position, array, name in edits:
+        node = pairs[index].student
+        if position < 0:  # a bias that lies behind the layer
+            node, position = _behind(node), -position - 1
+        install(student, node, position, array, name)
+    notes = _notes(layers, found, taken=after <= before)
+    return Repair(bool(edits), layers, tuple(skipped), before, after, measure, notes)
+
+
+def _behind(node: ir.Node) -> ir.Node:
+    layer = linear_of(node)
+    assert isinstance(layer, Linear)
+    assert layer.home is not None
+    return layer.home.node
+
+
+def _notes(layers: Sequence[Fitted], found: Mapping[str, Any], *, taken: bool) -> tuple[str, ...]:
+    solved = [layer for layer in layers if layer.after < layer.before]
+    figures = f"{found['measure']} {found['before']:.4g} before, {found['after']:.4g} after"
+    on = f"on {found['held']} samples" + (
+        " that were not fitted on" if found["apart"] else ": too few to hold some out"
+    )
+    if not taken:
+        return (f"recovery was undone, it makes the outputs worse: {figures}, {on}",)
+    if not solved:
+        return ("no layer gained by a fit",)
+    return (f"fitted {len(solved)} of {len(layers)} layers: {figures}, {on}",)
+
+
+def _pairs(
+    teacher: ir.Model, student: ir.Model, selection: Selection
+) -> tuple[list[_Pair], list[Skip]]:
+    """Match layers by the names of their outputs, in an order that both models have."""
+    theirs = {n.outputs[0].name: (i, n) for i, n in enumerate(teacher.graph) if n.outputs}
+    pairs: list[_Pair] = []
+    skipped: list[Skip] = []
+    last = -1
+    for node in student.graph:
+        layer = linear_of(node)
+        if layer is None or node not in selection:
+            continue
+        found = theirs.get(node.outputs[0].name)
+        reason = layer if isinstance(layer, str) else _obstacle(node, found)
+        if not reason and found is not None and found[0] <= last:
+            reason = "it comes in another order than in the original"
+        if reason or found is None:
+            skipped.append(Skip(g.label(node), reason))
+            continue
+        last = found[0]
+        pairs.append(_Pair(g.label(node), node, found[1]))
+    return pairs, skipped
+
+
+def _obstacle(node: ir.Node, found: tuple[int, ir.Node] | None) -> str:
+    if found is None or found[1].op_type != node.op_type:
+        return "the original has no such layer"
+    if not isinstance(linear_of(found[1]), Linear):
+        return "the original has no constant weight there"
+    weight = node.inputs[1]
+    assert weight is not None
+    if len(tuple(weight.uses())) > 1:
+        return "its weight is used elsewhere too"
+    return ""
+
+
+@dataclass(frozen=True, eq=False)
+class _Task:
+    teacher: ir.Model
+    student: ir.Model
+    kept: Kept
+    pairs: Sequence[_Pair]
+    recipe: Recipe
+
+
+def _run(
+    task: _Task,
+    batches: Sequence[Batch],
+    settings: RunSettings,
+    *,
+    progress: Callable[[int], None] = lambda _: None,
+) -> dict[str, Any]:
+    """Fit all layers; called in a child process, whose copy of the model is edited on the way."""
+    use_one_thread()
+    with tempfile.TemporaryDirectory(prefix="recovery-", dir=settings.workspace) as folder:
+        walk = _Walk(task, batches, settings, Path(folder))
+        walk.baseline()
+        for i in range(len(task.pairs)):
+            walk.step(i)
+            progress(1)
+        return walk.result()
+
+
+@dataclass(eq=False)
+class _Walk:
+    task: _Task
+    batches: Sequence[Batch]
+    settings: RunSettings
+    folder: Path
+    edits: list[list[Any]] = field(default_factory=list)
+    layers: list[list[Any]] = field(default_factory=list)
+    skipped: list[list[str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._samples = sum(batch.samples for batch in self.batches)
+        self._masks = _held(self.batches, self._samples)
+        pairs = self.task.pairs
+        budget = Budget()
+        self._teacher = self._pieces(self.task.teacher, [p.teacher for p in pairs], budget)
+        self._student = self._pieces(self.task.student, [p.student for p in pairs], budget)
+        self._plain: dict[str, list[Array]] = {}
+
+    def _pieces(
+        self, model: ir.Model, stops: Sequence[ir.Node], budget: Budget, every: bool = True
+    ) -> Pieces:
+        own = Path(tempfile.mkdtemp(dir=self.folder))
+        chosen = range(len(self.batches)) if every else self._judges()
+        feeds = [self.batches[i].inputs for i in chosen]
+        return Pieces(model, stops, feeds, self.settings, own, budget)
+
+    @property
+    def _apart(self) -> bool:
+        return self._samples >= _HELD
+
+    def _judges(self) -> list[int]:
+        """Return the batches that hold samples to judge by."""
+        if not self._apart:
+            return list(range(len(self.batches)))
+        return [i for i, mask in enumerate(self._masks) if mask.any()]
+
+    def baseline(self) -> None:
+        """Remember the outputs without recovery, of samples that are not fitted on."""
+        pieces = self._pieces(self.task.student.clone(), [], Budget(), every=False)
+        pieces.finish()
+        for value in self.task.student.graph.outputs:
+            self._plain[value.name or ""] = list(pieces.values[value.name or ""])
+
+    def step(self, index: int) -> None:
+        """Advance to a layer and fit it."""
+        self._teacher.advance()
+        self._student.advance()
+        pair = self.task.pairs[index]
+        sides = self._sides(pair)
+        if isinstance(sides, str):
+            self.skipped.append([pair.name, sides])
+            return
+        layer = sides[0].layer
+        rows = gather(*sides, self.task.kept, self._most(layer), self._masks)
+        if isinstance(rows, str):
+            self.skipped.append([pair.name, rows])
+            return
+        found = fit(sides[0].layer, sides[0].tail, rows, self.task.recipe)
+        self.layers.append([pair.name, found.before, found.after, found.what])
+        if found.weight is not None:
+            self._take(index, layer, found.weight, found.bias)
+
+    def _sides(self, pair: _Pair) -> tuple[Side, Side] | str:
+        first, second = linear_of(pair.student), linear_of(pair.teacher)
+        assert isinstance(first, Linear)
+        assert isinstance(second, Linear)
+        if first.geometry.kernel != second.geometry.kernel:
+            return "its kernel has another size than the original's"
+        tails = [tail_of(first), tail_of(second)]
+        if not self._comparable(tails):
+            tails = [Tail.empty(each) for each in (first, second)]
+        return Side(first, tails[0], self._student), Side(second, tails[1], self._teacher)
+
+    def _comparable(self, tails: Sequence[Tail]) -> bool:
+        """Tell whether both tails do the same with values that both models have by now."""
+        first, second = tails
+        if first.path != second.path:
+            return False
+        if first.other is None or second.other is None:
+            return first.other is None and second.other is None
+        if first.other.name != second.other.name:
+            return False
+        return all(
+            _lives(pieces, value)
+            for pieces, value in ((self._student, first.other), (self._teacher, second.other))
+        )
+
+    def _most(self, layer: Linear) -> int:
+        """Return how many positions of one sample are taken."""
+        wanted = max(
+            self.task.recipe.positions * self._samples, self.task.recipe.rows * layer.depth
+        )
+        bound = _MOST_NUMBERS // max(1, layer.depth * len(layer.weight))
+        return max(1, min(wanted, bound) // max(1, self._samples))
+
+    def _take(self, index: int, layer: Linear, weight: Array, bias: Array | None) -> None:
+        base = layer.node.outputs[0].name or "layer"
+        self._edit(index, layer.node, 1, layer.stored(weight), f"{base}_weight")
+        home = layer.home
+        if bias is None or home is None:
+            return
+        own = g.constant_array(layer.node.inputs[1])
+        assert own is not None
+        vector = bias.astype(own.dtype).reshape(home.shape or (layer.outputs,))
+        self._edit(index, home.node, home.position, vector, f"{base}_bias")
+
+    def _edit(self, index: int, node: ir.Node, position: int, array: Array, name: str) -> None:
+        outside = node is not self.task.pairs[index].student
+        self.edits.append([index, -position - 1 if outside else position, array, name])
+        install(self.task.student, node, position, array, name)
+
+    def result(self) -> dict[str, Any]:
+        """Run to the end and compare the outputs."""
+        self._teacher.finish()
+        self._student.finish()
+        judges = self._judges()
+        distances = [Distances(), Distances()]
+        for value in self.task.teacher.graph.outputs:
+            name = value.name or ""
+            for at, i in enumerate(judges):
+                mask = self._masks[i] if self._apart else np.ones_like(self._masks[i])
+                old = _rows_of(self._teacher.values[name][i], mask)
+                new = [self._plain[name][at], self._student.values[name][i]]
+                for meter, array in zip(distances, new, strict=True):
+                    meter.update(name, old, _rows_of(array, mask))
+        (before, measure), (after, _) = (meter.result() for meter in distances)
+        held = sum(int(mask.sum()) for mask in self._masks) if self._apart else self._samples
+        return {
+            "edits": self.edits,
+            "layers": self.layers,
+            "skipped": self.skipped,
+            "before": before,
+            "after": after,
+            "measure": measure,
+            "held": held,
+            "apart": self._apart,
+        }
+
+
+def _lives(pieces: Pieces, value: ir.Value) -> bool:
+    maker = value.producer()
+    if maker is not None and g.is_op(maker, "DequantizeLinear") and maker.inputs[0] is not None:
+        value = maker.inputs[0]
+    return (value.name or "") in pieces.values
+
+
+def _held(batches: Sequence[Batch], samples: int) -> list[Array]:
+    """Return by batch which samples are not fitted on."""
+    masks, start = [], 0
+    for batch in batches:
+        index = np.arange(start, start + batch.samples)
+        masks.append((index % _HELD == _HELD - 1) & (samples >= _HELD))
+        start += batch.samples
+    return masks
+
+
+def _rows_of(array: Array, mask: Array) -> Array:
+    """Return the chosen samples of a batch; a batch without such an axis counts as a whole."""
+    if mask.all() or not array.ndim or len(array) != len(mask):
+        return array
+    return np.ascontiguousarray(array[mask])
