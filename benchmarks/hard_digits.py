@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 from benchmarks import hard_digits_nets
 
@@ -69,8 +69,8 @@ class Canvas:
         theta[:, 1, 0] = angle.sin() * factor
         theta[:, 0, 1] = -theta[:, 1, 0]
         theta[:, :, 2] = (self.uniform(count, 2) * 2 - 1) * shift
-        grid = F.affine_grid(theta, [count, 1, SIDE, SIDE], align_corners=False)
-        return F.grid_sample(images, grid, align_corners=False)
+        grid = functional.affine_grid(theta, [count, 1, SIDE, SIDE], align_corners=False)
+        return functional.grid_sample(images, grid, align_corners=False)
 
     def fragments(self, count: int) -> torch.Tensor:
         """Return torn pieces of digits, small and anywhere."""
@@ -133,7 +133,7 @@ def train(model: nn.Module, data: Pair, epochs: int, rate: float) -> nn.Module:
         for picked in torch.randperm(len(pictures), generator=generator).split(64):
             across, down = torch.randint(-2, 3, (2,), generator=generator).tolist()
             batch = torch.roll(pictures[picked], (across, down), (2, 3))
-            loss = F.cross_entropy(model(batch), labels[picked], label_smoothing=0.05)
+            loss = functional.cross_entropy(model(batch), labels[picked], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)

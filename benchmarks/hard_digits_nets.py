@@ -7,8 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import nn
+from torch.nn import functional
 
 
 def normed(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Module:
@@ -39,7 +39,7 @@ class Residual(nn.Module):
         self.shortcut = normed(inputs, outputs, 1, stride) if changes else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.relu(self.second(F.relu(self.first(x))) + self.shortcut(x))
+        return functional.relu(self.second(functional.relu(self.first(x))) + self.shortcut(x))
 
 
 def resnet(widths: tuple[int, int, int] = (24, 48, 96)) -> nn.Module:
@@ -86,7 +86,9 @@ class DenseLayer(nn.Module):
         self.wide = nn.Conv2d(4 * growth, growth, 3, 1, 1, bias=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.cat([x, self.wide(F.relu(self.narrow(F.relu(self.norm(x)))))], 1)
+        return torch.cat(
+            [x, self.wide(functional.relu(self.narrow(functional.relu(self.norm(x)))))], 1
+        )
 
 
 def dense(growth: int = 12) -> nn.Module:
@@ -126,9 +128,9 @@ class Excited(nn.Module):
         self.squeeze, self.excite = nn.Conv2d(width, 16, 1), nn.Conv2d(16, width, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.mix(F.silu(self.grouped(x)))
-        gate = self.excite(F.relu(self.squeeze(F.adaptive_avg_pool2d(y, 1))))
-        return F.silu(x + y * torch.sigmoid(gate))
+        y = self.mix(functional.silu(self.grouped(x)))
+        gate = self.excite(functional.relu(self.squeeze(functional.adaptive_avg_pool2d(y, 1))))
+        return functional.silu(x + y * torch.sigmoid(gate))
 
 
 def excited() -> nn.Module:
@@ -156,7 +158,7 @@ class Encoder(nn.Module):
         q, k, v = qkv.permute(2, 0, 3, 1, 4).unbind(0)
         mixed = (q @ k.transpose(-1, -2) / math.sqrt(size)).softmax(-1) @ v
         x = x + self.out(mixed.transpose(1, 2).reshape(batch, tokens, width))
-        return x + self.down(F.gelu(self.up(self.norm2(x))))
+        return x + self.down(functional.gelu(self.up(self.norm2(x))))
 
 
 class Vit(nn.Module):
