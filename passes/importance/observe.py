@@ -284,7 +284,7 @@ def _affordable(component: Component, layer: Layer) -> bool:
     assert weight is not None
     columns = layer.forward(weight).shape[2]
     readers = sum(sink.kind == "weights" for sink in component.sinks)
-    return columns**2 * layer.geometry.groups * 8 * readers <= _READERS
+    return bool(columns**2 * layer.geometry.groups * 8 * readers <= _READERS)
 
 
 def _lives(pieces: Pieces, node: ir.Node, position: int) -> bool:
@@ -292,7 +292,10 @@ def _lives(pieces: Pieces, node: ir.Node, position: int) -> bool:
     value = node.inputs[position]
     if value is None or value.is_initializer():
         return False
-    return (value.name or "") in pieces.values or g.is_op(value.producer(), "DequantizeLinear")
+    if g.is_op(value.producer(), "DequantizeLinear"):
+        return True
+    held: bool = (value.name or "") in pieces.values
+    return held
 
 
 def _moments(pieces: Pieces, layer: Layer, counts: Sequence[int]) -> Moments:
