@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from converter.ops.axes.align import extent
 from converter.ops.axes.blocks import (
     by_block,
     count,
-    counted,
     freeze_axes,
     freeze_inputs,
     spread,
@@ -179,7 +179,7 @@ class Fused:
         site.sink(0, axis, "heads")
         site.mark(atoms, "head")
         products = 2 * size * count((shape[0], shape[2] if four else shape[1], self._keys(site)))
-        site.work(products, counted(queries, heads.queries))
+        site.work(products, extent(queries, heads.queries))
 
     def _keys(self, site: Site) -> int:
         """Return how many keys each query meets."""
@@ -250,10 +250,10 @@ class Projecting:
         site.sink(0, 2, "heads")
         site.mark(atoms, "head")
         batch, steps = site.shape(0)[:2]
-        channels = counted(x[2], site.shape(0)[2])
-        site.work(batch * steps, channels, counted(weights[1], width))
+        channels = extent(x[2], site.shape(0)[2])
+        site.work(batch * steps, channels, extent(weights[1], width))
         each = (sizes[0] + sizes[2]) // heads
-        site.work(batch * steps * steps * each, counted(atoms, heads))
+        site.work(batch * steps * steps * each, extent(atoms, heads))
 
     def _others(self, site: Site, atoms: Labels) -> Labels:
         if self.mask is not None and site.given(self.mask):

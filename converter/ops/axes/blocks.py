@@ -18,11 +18,6 @@ def positions(site: Site) -> list[int]:
     return [i for i in range(len(site.node.inputs)) if site.given(i)]
 
 
-def normal(axis: int, rank: int) -> int:
-    """Return an axis that is not negative."""
-    return axis + rank if axis < 0 else axis
-
-
 def freeze_axes(site: Site, axes: Iterable[Labels], reason: str) -> None:
     """Forbid that anything is removed from these axes."""
     for labels in axes:
@@ -34,22 +29,6 @@ def freeze_inputs(site: Site, reason: str, only: Iterable[int] | None = None) ->
     for position in positions(site) if only is None else only:
         if site.given(position):
             freeze_axes(site, site.labels(position), reason)
-
-
-def join(site: Site, first: Labels, second: Labels, sizes: tuple[int, int]) -> Labels:
-    """Unite two axes that are aligned by broadcasting; the one of size 1 does not count.
-
-    Args:
-        site: The node.
-        first: Labels of one axis.
-        second: Labels of the other.
-        sizes: Of the two axes.
-    """
-    if sizes[0] == 1:
-        return second
-    if sizes[1] == 1:
-        return first
-    return site.unite(first, second)
 
 
 def by_block(site: Site, labels: Labels, size: int) -> Labels:
@@ -94,11 +73,6 @@ def spread(labels: Labels, size: int) -> Labels:
 def with_axis(axes: Axes, axis: int, labels: Labels) -> Axes:
     """Return the axes with another axis in one place."""
     return (*axes[:axis], labels, *axes[axis + 1 :])
-
-
-def counted(labels: Labels, size: int) -> Labels | int:
-    """Return what the work of a node counts of an axis: its labels, or its size if it stays."""
-    return size if labels is None else labels
 
 
 def count(shape: Iterable[int]) -> int:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from converter.ops.axes.blocks import counted, freeze_inputs, positions
+from converter.ops.axes.align import extent
+from converter.ops.axes.blocks import freeze_inputs, positions
 from converter.ops.axes.site import Axes, Labels, Rule, Site
 from converter.ops.table import Entry
 
@@ -37,7 +38,7 @@ def einsum(site: Site) -> None:
     result: Axes = tuple(letters[name].labels for name in output)
     site.put(result)
     if len(inputs) > 1:
-        site.work(1, *(counted(letter.labels, letter.size) for letter in letters.values()))
+        site.work(1, *(extent(letter.labels, letter.size) for letter in letters.values()))
 
 
 def _meet(site: Site, letter: _Letter, position: int, axis: int) -> None:
@@ -92,7 +93,7 @@ def _terms(site: Site) -> tuple[list[list[str]], list[str]] | None:
 
 
 def _letters(operand: str, rank: int) -> list[str] | None:
-    """Spell out an operand; the axes of an ellipsis are counted from the right."""
+    """Spell out an operand; the axes of an ellipsis are extent from the right."""
     before, dots, after = operand.partition("...")
     missing = rank - len(before) - len(after)
     if missing < 0 or (missing and not dots):

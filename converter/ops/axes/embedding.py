@@ -1,20 +1,13 @@
-"""Rules of operators that look up rows by numbers: embeddings, Gather and Scatter of all kinds."""
+"""Rules of operators that look up or write elements by numbers, and of fused embeddings."""
 
 from __future__ import annotations
 
-from converter.ops.axes.blocks import freeze_axes, freeze_inputs, normal, wanted
+from converter.ops.axes.align import normal
+from converter.ops.axes.blocks import freeze_axes, freeze_inputs, wanted
 from converter.ops.axes.site import Axes, Labels, Rule, Site
 from converter.ops.table import Entry
 
 _LOOKED_UP = "rows are looked up by number"
-
-
-def lookup(site: Site) -> None:
-    """Gather by numbers that are not known: rows of an embedding stay, its columns pass."""
-    labels = site.labels(0)
-    axis = normal(site.node.attributes.get_int("axis", 0), len(labels))
-    site.freeze(labels[axis], _LOOKED_UP)
-    site.put((*labels[:axis], *site.labels(1), *labels[axis + 1 :]))
 
 
 def gather_elements(site: Site) -> None:

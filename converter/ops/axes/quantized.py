@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
+from converter.ops.axes.align import aligned, extent, normal
 from converter.ops.axes.blocks import (
     by_block,
     count,
-    counted,
     freeze_axes,
     freeze_inputs,
-    join,
-    normal,
     positions,
     with_axis,
 )
-from converter.ops.axes.site import Axes, Labels, Rule, Site
+from converter.ops.axes.site import STAYS, Axes, Labels, Rule, Site
 from converter.ops.table import Entry
 
 MICROSOFT = "com.microsoft"
@@ -68,7 +68,7 @@ def dynamic(site: Site) -> None:
     site.put(labels)
 
 
-def _vectors(site: Site, places: tuple[int, ...], labels: Labels, size: int) -> Labels:
+def vectors(site: Site, places: tuple[int, ...], labels: Labels, size: int) -> Labels:
     """Unite scales, zero points and biases that have one number for every column."""
     for position in places:
         if site.given(position) and site.shape(position)[-1:] == (size,) and size > 1:
@@ -102,18 +102,22 @@ class Product:
         inner = site.unite(left[-1], right[-2])
         if site.fixed(self.b):
             site.sink(self.a, left_axes[-1], "weights", weight=self.b, weight_axis=right_axes[-2])
+        elif site.fixed(self.a):
+            site.sink(self.b, right_axes[-2], "weights", weight=self.a, weight_axis=left_axes[-1])
         else:
             site.sink(self.a, left_axes[-1], "product")
-        columns = _vectors(site, self.columns, right[-1], right_shape[-1])
-        rows = _vectors(site, self.rows, left[-2], left_shape[-2])
-        batch = _batch(site, a, b)
+        columns = vectors(site, self.columns, right[-1], right_shape[-1])
+        rows = vectors(site, self.rows, left[-2], left_shape[-2])
+        operands = [(left[:-2], left_shape[:-2]), (right[:-2], right_shape[:-2])]
+        outer = site.output_shape()[:-2]
+        batch = aligned(site, operands, outer)
         site.put((*batch, rows, columns))
-        outer = count(site.output_shape()[:-2])
         site.work(
-            outer,
-            counted(rows, left_shape[-2]),
-            counted(inner, left_shape[-1]),
-            counted(columns, right_shape[-1]),
+            1,
+            *map(extent, batch, outer),
+            extent(rows, left_shape[-2]),
+            extent(inner, left_shape[-1]),
+            extent(columns, right_shape[-1]),
         )
 
     def _matrix(
@@ -125,32 +129,6 @@ class Product:
         if site.node.attributes.get_int(attribute, 0) and len(axes) > 1:
             axes[-2:] = [axes[-1], axes[-2]]
         return tuple(labels[i] for i in axes), tuple(shape[i] for i in axes), axes
-
-
-def _batch(
-    site: Site,
-    a: tuple[Axes, tuple[int, ...], list[int]],
-    b: tuple[Axes, tuple[int, ...], list[int]],
-) -> Axes:
-    """Unite the axes before the matrices, as broadcasting aligns them."""
-    return broadcast(site, (a[0][:-2], a[1][:-2]), (b[0][:-2], b[1][:-2]))
-
-
-def broadcast(
-    site: Site, first: tuple[Axes, tuple[int, ...]], second: tuple[Axes, tuple[int, ...]]
-) -> Axes:
-    """Unite two lists of axes from the right; each comes as labels and sizes."""
-    if len(first[0]) < len(second[0]):
-        first, second = second, first
-    missing = len(first[0]) - len(second[0])
-    shared = [
-        join(site, x, y, sizes)
-        for x, y, *sizes_ in zip(
-            first[0][missing:], second[0], first[1][missing:], second[1], strict=True
-        )
-        for sizes in [(sizes_[0], sizes_[1])]
-    ]
-    return (*first[0][:missing], *shared)
 
 
 @dataclass(frozen=True)
@@ -169,25 +147,13 @@ class Pair:
 
     def __call__(self, site: Site) -> None:
         """Unite the axes as broadcasting aligns them."""
-        labels, shape = site.labels(self.a), site.shape(self.a)
-        for position in (self.b, *self.others):
-            other = site.shape(position)
-            labels = broadcast(site, (labels, shape), (site.labels(position), other))
-            rank = max(len(shape), len(other))
-            shape = tuple(
-                max(x, y) for x, y in zip(_padded(shape, rank), _padded(other, rank), strict=True)
-            )
-        site.put(labels)
-
-
-def _padded(shape: tuple[int, ...], rank: int) -> tuple[int, ...]:
-    return (1,) * (rank - len(shape)) + shape
+        places = (self.a, self.b, *self.others)
+        operands = [(site.labels(i), site.shape(i)) for i in places]
+        site.put(aligned(site, operands, site.output_shape()))
 
 
 def concat(site: Site) -> None:
     """QLinearConcat: scale and zero point of the output, then triples of tensor, scale and zero."""
-    import numpy as np
-
     parts = [i for i in positions(site) if i >= 2 and (i - 2) % 3 == 0]
     rank = len(site.shape(parts[0]))
     axis = normal(site.node.attributes.get_int("axis", 0), rank)
@@ -197,13 +163,12 @@ def concat(site: Site) -> None:
         for at in range(rank):
             if at != axis:
                 result[at] = site.unite(result[at], labels[at])
-    pieces = [site.labels(position)[axis] for position in parts]
-    known = [piece for piece in pieces if piece is not None]
-    if len(known) == len(pieces):
-        result[axis] = np.concatenate(known)
-    else:
-        freeze_axes(site, known, "it is joined with what cannot be removed")
-        result[axis] = None
+    pieces = [
+        np.full(site.shape(i)[axis], STAYS) if (x := site.labels(i)[axis]) is None else x
+        for i in parts
+    ]
+    known = any(site.labels(i)[axis] is not None for i in parts)
+    result[axis] = np.concatenate(pieces) if known else None
     site.put(tuple(result))
 
 
@@ -270,7 +235,7 @@ def blockwise_product(site: Site) -> None:
     site.sink(0, len(x) - 1, "weights", weight=1, weight_axis=1)
     site.put((*x[:-1], columns_labels))
     rows = count(site.shape(0)[:-1])
-    site.work(rows, counted(columns_labels, columns), counted(x[-1], inner_size))
+    site.work(rows, extent(columns_labels, columns), extent(x[-1], inner_size))
 
 
 def _row_length(shape: tuple[int, ...], rows: int) -> int:

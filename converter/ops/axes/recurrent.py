@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from converter.ops.axes.align import extent
 from converter.ops.axes.blocks import (
     by_position,
     count,
-    counted,
     freeze_axes,
-    join,
     wanted,
 )
 from converter.ops.axes.site import Axes, Labels, Rule, Site
@@ -52,9 +51,9 @@ class Recurrent:
         hidden = self._states(site, hidden, batch)
         self._put(site, hidden, first, batch)
         steps = count(site.shape(_X)[:2]) * site.shape(_W)[0]
-        rows = counted(w[out], site.shape(_W)[out])
-        site.work(steps, rows, counted(x[2], site.shape(_X)[2]))
-        site.work(steps, rows, counted(hidden, site.shape(_R)[into]))
+        rows = extent(w[out], site.shape(_W)[out])
+        site.work(steps, rows, extent(x[2], site.shape(_X)[2]))
+        site.work(steps, rows, extent(hidden, site.shape(_R)[into]))
 
     def _vectors(self, site: Site, hidden: Labels) -> Labels:
         """Unite biases, peepholes and scales by column with the hidden units."""
@@ -81,7 +80,8 @@ class Recurrent:
         for position in (_STATE_H, _STATE_C):
             if site.given(position) and len(site.shape(position)) == 3:
                 labels = site.labels(position)
-                join(site, batch, labels[at], (size, site.shape(position)[at]))
+                if site.shape(position)[at] == size:
+                    site.unite(batch, labels[at])
                 hidden = site.unite(hidden, labels[2])
         return hidden
 

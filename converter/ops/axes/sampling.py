@@ -6,14 +6,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from converter.ops.axes.align import extent, normal
 from converter.ops.axes.blocks import (
     by_block,
     by_position,
     count,
-    counted,
     freeze_axes,
     freeze_inputs,
-    normal,
 )
 from converter.ops.axes.site import Axes, Labels, Rule, Site, Unclear
 from converter.ops.table import Entry
@@ -71,17 +70,7 @@ def deform_conv(site: Site) -> None:
     site.put((batch, channels, *(None for _ in x[2:])))
     kernel, result = site.shape(1), site.output_shape()
     places = count(kernel[2:]) * result[0] * count(result[2:])
-    site.work(places, counted(weights[1], kernel[1]), counted(channels, kernel[0]))
-
-
-def along(site: Site) -> None:
-    """CumSum: the axis of the sum stays, all others pass."""
-    axis = site.constant(1)
-    labels = site.labels(0)
-    if axis is None:
-        freeze_axes(site, labels, "the axis of CumSum is computed")
-        return
-    site.put(_without(site, [normal(int(axis.reshape(-1)[0]), len(labels))], "it is summed up"))
+    site.work(places, extent(weights[1], kernel[1]), extent(channels, kernel[0]))
 
 
 def reverse(site: Site) -> None:
@@ -165,8 +154,8 @@ def experts(site: Site) -> None:
     site.put((*x[:-1], outer))
     chosen = site.node.attributes.get_int("k", 1) * count(site.shape(0)[:-1])
     _, rows, columns = site.shape(2)
-    site.work(chosen, counted(up[1], rows), counted(into, columns))
-    site.work(chosen, counted(inner, site.shape(4)[2]), counted(outer, site.shape(4)[1]))
+    site.work(chosen, extent(up[1], rows), extent(into, columns))
+    site.work(chosen, extent(inner, site.shape(4)[2]), extent(outer, site.shape(4)[1]))
 
 
 def _inner(site: Site, rows: Labels, parts: int) -> Labels:
@@ -183,29 +172,17 @@ def _inner_bias(site: Site, inner: Labels) -> None:
     site.unite(inner, _inner(site, labels, size // max(site.shape(4)[2], 1)))
 
 
-def bits(site: Site) -> None:
-    """Operators on single numbers: the labels of both inputs go together, one by one."""
-    labels, shape = site.labels(0), site.shape(0)
-    if not site.given(1):
-        site.put(labels)
-        return
-    from converter.ops.axes.quantized import broadcast
-
-    site.put(broadcast(site, (labels, shape), (site.labels(1), site.shape(1))))
-
-
 _CONTROL = "it is read or made by a sub-graph"
 _SEQUENCE = "it is a part of a sequence of tensors"
 _CHOSEN = "its numbers decide what is chosen"
-_RANDOM = "it is random"
 _STAYS = {
     _CONTROL: "If Loop Scan SequenceMap",
     _SEQUENCE: "SequenceConstruct SequenceAt SequenceInsert SequenceErase SequenceEmpty "
     "SequenceLength SplitToSequence ConcatFromSequence Optional OptionalGetElement "
     "OptionalHasElement",
     _CHOSEN: "NonZero Unique Compress NonMaxSuppression",
-    _RANDOM: "RandomNormal RandomNormalLike RandomUniform RandomUniformLike Multinomial Bernoulli",
-    "the operator counts along it": "Range EyeLike AffineGrid",
+    "it is random": "Multinomial",
+    "it is a grid of places": "AffineGrid",
     "a matrix is taken as a whole": "Det MelWeightMatrix",
     "it is text": "StringNormalizer StringSplit StringConcat RegexFullMatch",
     "it is a window or a loss": "BlackmanWindow HammingWindow HannWindow SoftmaxCrossEntropyLoss "
@@ -216,17 +193,11 @@ _RULES: dict[str, Rule] = {
     "RoiAlign": regions,
     "MaxRoiPool": regions,
     "DeformConv": deform_conv,
-    "CumSum": along,
     "ReverseSequence": reverse,
     "DFT": spectrum,
     "STFT": short_spectrum,
     "CenterCropPad": crop_or_pad,
     "Col2Im": blocks_to_image,
-    "BitShift": bits,
-    "BitwiseAnd": bits,
-    "BitwiseOr": bits,
-    "BitwiseXor": bits,
-    "BitwiseNot": bits,
 }
 _WHOLE: dict[str, Rule] = {
     name: Stays(reason) for reason, names in _STAYS.items() for name in names.split()
