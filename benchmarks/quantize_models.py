@@ -1,7 +1,7 @@
 """Models for the quantization benchmarks, in the shape of known ones, with random weights.
 
-Run as ``python -m benchmarks.quantize_models mobilenet FOLDER``, ``resnet50``, ``bert`` or
-``chain:2000``, a chain of Conv and Relu; writes ``model.onnx`` and ``data.npz`` (32 samples).
+Run as ``python -m benchmarks.quantize_models mobilenet FOLDER [SAMPLES]``, ``resnet50``, ``bert``
+or ``chain:2000``, a chain of Conv and Relu; writes ``model.onnx`` and ``data.npz`` (32 samples).
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ def chain(length: int) -> onnx.ModelProto:
     return b.model([1, 8, 8, 8], x, [1, 8, 8, 8])
 
 
-def write(kind: str, folder: Path) -> None:
-    """Write the model of that name and 32 samples for it."""
+def write(kind: str, folder: Path, count: int = 32) -> None:
+    """Write the model of that name and samples for it."""
     folder.mkdir(parents=True, exist_ok=True)
     name, _, length = kind.partition(":")
     makers = {"mobilenet": mobilenet, "resnet50": resnet50, "bert": bert}
@@ -184,11 +184,11 @@ def write(kind: str, folder: Path) -> None:
     onnx.save(model, str(folder / "model.onnx"))
     shape = [d.dim_value for d in model.graph.input[0].type.tensor_type.shape.dim]
     rng = np.random.default_rng(1)
-    samples = rng.standard_normal((32, *shape)).astype(np.float32)
+    samples = rng.standard_normal((count, *shape), dtype=np.float32)
     if name == "bert":
-        samples = rng.integers(0, 30000, (32, *shape))
+        samples = rng.integers(0, 30000, (count, *shape))
     np.savez(folder / "data.npz", input=samples)
 
 
 if __name__ == "__main__":
-    write(sys.argv[1], Path(sys.argv[2]))
+    write(sys.argv[1], Path(sys.argv[2]), *map(int, sys.argv[3:4]))
