@@ -7,7 +7,7 @@ never looks at the contents of weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Labels = Array | None
 """Labels of one axis: int64 (size,); None: nothing can be removed from this axis."""
+STAYS = 0
+"""The label of an index that stays, on an axis of which others may go."""
 Axes = tuple[Labels, ...]
 """Labels of all axes of one value."""
 SinkKind = Literal[
@@ -33,6 +35,18 @@ SinkKind = Literal[
     "recurrent",  # inside LSTM, GRU, RNN: the columns of R
     "heads",  # inside a fused attention operator
 ]
+
+
+class Unclear(Exception):  # noqa: N818 - no error: the node is frozen and the reason reported
+    """A rule cannot say how labels go through its node.
+
+    Args:
+        reason: For the report, as a short phrase.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 class Site(Protocol):
@@ -58,11 +72,39 @@ class Site(Protocol):
     def constant(self, position: int) -> Array | None:
         """Return a constant input, for index vectors, sizes and pads."""
 
+    def given(self, position: int) -> bool:
+        """Tell whether the node has this input."""
+
+    def fixed(self, position: int) -> bool:
+        """Tell whether an input is a constant or follows from constants alone."""
+
     def put(self, labels: Axes, index: int = 0) -> None:
         """Give an output its labels; outputs without any count as frozen."""
 
+    def fresh(self, size: int) -> Array:
+        """Return new labels, for an axis that the operator makes as long as it is told."""
+
     def unite(self, first: Labels, second: Labels) -> Labels:
         """Let two axes of equal size be removed together; None on one side freezes the other."""
+
+    def roots(self, labels: Array) -> Array:
+        """Return labels of any shape such that those united so far are equal numbers."""
+
+    def frozen(self, labels: Array) -> bool:
+        """Tell whether none of the labels can be removed, as far as is known."""
+
+    def mark(self, labels: Labels, unit: str) -> None:
+        """Say what people call these labels: "head" or "hidden"; all others are channels."""
+
+    def prefer(self, sizes: Sequence[int]) -> int:
+        """Choose which of the axes that a labelled axis is split into can be removed from.
+
+        Args:
+            sizes: Atoms that would be left along each axis of the output; 1: it takes no part.
+
+        Returns:
+            The position of the axis.
+        """
 
     def freeze(self, labels: Labels, reason: str) -> None:
         """Forbid that any of the labels is removed; the first reason is kept."""
@@ -92,7 +134,8 @@ class Site(Protocol):
     def work(self, factor: int, *axes: Labels | int) -> None:
         """Count multiply-accumulates: ``factor`` times the sizes of the axes (labels, or a number).
 
-        The factor holds what never changes (kernel, positions, batch).
+        The factor holds what never changes (kernel, positions, batch), and None stands for a size
+        that the factor holds already.
         """
 
 
