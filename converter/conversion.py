@@ -119,7 +119,7 @@ class _Conversion:
         if samples is None and order.checks.verify:
             samples = self._made_up(fed)
         self._note_data(samples, calibrated=data is not None)
-        run = self._run_passes(original, data, samples)
+        run = self._run_passes(original, (data, samples), budget)
         model = self._stamp(original, run.model)
         verdict = self._verify(original, model, samples, budget)
         if verdict is not None and not verdict.passed:
@@ -161,17 +161,22 @@ class _Conversion:
         assert dataset is not None
         return replace(dataset, description="the example inputs of the PyTorch model")  # type: ignore[type-var]
 
-    def _run_passes(self, original: ir.Model, data: Dataset | None, samples: Dataset | None) -> Run:
+    def _run_passes(
+        self, original: ir.Model, data: tuple[Dataset | None, Dataset | None], budget: Budget
+    ) -> Run:
+        """Run all passes with what they calibrate on and what exact ones are checked on."""
         order = self.order
+        calibration, samples = data
         store = self._statistics()
         context = Context(
-            dataset=data,
+            dataset=calibration,
             services=LocalServices(self.settings, self.progress, store),
             settings=self.settings,
             seed=order.seed,
             keep_opset=order.checks.keep_opset,
             explain=order.explain,
             progress=self.progress,
+            budget=budget.limits,
         )
         policy = Policy(
             check=order.checks.each,

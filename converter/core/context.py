@@ -100,6 +100,30 @@ class Dataset(Protocol):
         """Start again at the first batch."""
 
 
+class Bound(Protocol):
+    """One term of the budget that the result must keep, e.g. ``agreement>=0.95``."""
+
+    @property
+    def metric(self) -> str:
+        """Name of the metric."""
+
+    @property
+    def relation(self) -> str:
+        """``<=`` or ``>=``."""
+
+    @property
+    def value(self) -> float:
+        """In the base unit of the metric, or a ratio."""
+
+    @property
+    def ratio(self) -> bool:
+        """The value is multiplied by the original's figure."""
+
+    @property
+    def text(self) -> str:
+        """The term as it was written."""
+
+
 class Services(Protocol):
     """Everything that runs a model. Each call happens in a child process under :class:`Limits`."""
 
@@ -127,6 +151,7 @@ class Context:
             them.
         explain: Nodes (name, glob, op:TYPE) about which passes give account one by one.
         progress: Receives the advance of long work.
+        budget: What the result must keep, for passes that can stop in time.
         reference: The model as it was before the first pass that may change its outputs, for
             passes that repair what such passes did; None while there was none. Left as it is.
     """
@@ -138,6 +163,7 @@ class Context:
     keep_opset: bool = False
     explain: tuple[str, ...] = ()
     progress: Progress = field(default_factory=Silent)
+    budget: tuple[Bound, ...] = ()
     reference: ir.Model | None = None
     _analyses: AnalysisCache = field(default_factory=AnalysisCache, repr=False)
 

@@ -1,0 +1,198 @@
+"""What samples show about each term of a budget, with a margin for those that were not drawn."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from converter.measure.accuracy import ScoreMeter, Scores
+from converter.measure.difference import DifferenceMeter
+
+if TYPE_CHECKING:
+    from converter.core.context import Batch, Bound
+
+GROUPS = 8
+"""Parts of the samples whose spread gives the standard error of sums over outputs."""
+_NO_SCORES = ("embed", "feature", "latent", "hidden", "state", "cache", "box")
+_SUMS = ("signal", "other", "product", "noise", "elements", "unequal")
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One term of the budget on the samples.
+
+    Attributes:
+        measured: The figure itself, in the unit of the bound.
+        cautious: The same moved towards the bad by the margin; it is held against the bound.
+        excess: Error of the cautious figure over what is allowed: at most 1 when it holds.
+    """
+
+    measured: float
+    cautious: float
+    excess: float
+
+
+@dataclass
+class Evidence:
+    """Differences between two models, gathered batch by batch in constant memory."""
+
+    scores: dict[str, ScoreMeter] = field(default_factory=dict)
+    groups: list[dict[str, DifferenceMeter]] = field(default_factory=list)
+    batches: int = 0
+    samples: int = 0
+
+    def update(self, expected: Mapping[str, Any], actual: Mapping[str, Any], batch: Batch) -> None:
+        """Take in the outputs of one batch."""
+        group = self.batches % GROUPS
+        if group == len(self.groups):
+            self.groups.append({})
+        shapes = {getattr(array, "shape", None) for array in batch.inputs.values()}
+        for name, old in expected.items():
+            meters = self.groups[group]
+            meters.setdefault(name, DifferenceMeter(name)).update(old, actual[name])
+            scores = self.scores.setdefault(name, ScoreMeter(name))
+            # the same outputs are no class scores as in the verification
+            named = any(word in name.lower() for word in _NO_SCORES)
+            if named or getattr(old, "shape", None) in shapes:
+                scores.possible = False
+            scores.update(old, actual[name], batch.targets, batch.samples)
+        self.batches += 1
+        self.samples += batch.samples
+
+    @property
+    def broken(self) -> str:
+        """What is wrong with the outputs as such, or ""."""
+        meters = [meter for group in self.groups for meter in group.values()]
+        return next((f"output {m.name!r}: {m.broken[0]}" for m in meters if m.broken), "")
+
+    def found_scores(self) -> list[Scores]:
+        """Return the outputs that hold class scores."""
+        return [found for meter in self.scores.values() if (found := meter.result()) is not None]
+
+    def outputs(self, without: int = -1) -> Iterable[DifferenceMeter]:
+        """Yield one meter per output over all groups, or all but one."""
+        kept = [group for i, group in enumerate(self.groups) if i != without]
+        for name in dict.fromkeys(name for group in kept for name in group):
+            yield _merged(name, [group[name] for group in kept if name in group])
+
+
+def _merged(name: str, meters: Sequence[DifferenceMeter]) -> DifferenceMeter:
+    given = {f.name: getattr(meters[0], f.name) for f in fields(DifferenceMeter)}
+    given |= {key: sum(getattr(meter, key) for meter in meters) for key in _SUMS}
+    given |= {key: max(getattr(m, key) for m in meters) for key in ("max_abs", "magnitude")}
+    return DifferenceMeter(**{**given, "name": name})
+
+
+def figure(evidence: Evidence, bound: Bound, margin: float) -> Figure | None:
+    """Hold the samples against one term.
+
+    Args:
+        evidence: All samples.
+        bound: The term.
+        margin: In standard errors; 0: the figure itself decides.
+
+    Returns:
+        None when the term is about something else, or cannot be measured on these samples.
+    """
+    row = _ROWS.get(bound.metric)
+    return None if row is None else row(evidence, bound, margin)
+
+
+def measurable(bound: Bound) -> bool:
+    """Tell whether the term is about results, and not about size or speed."""
+    return bound.metric in _ROWS
+
+
+def _share_of(errors: float, allowed: float) -> float:
+    """Return errors over those that are allowed."""
+    if errors <= 0:
+        return 0.0
+    return errors / allowed if allowed > 0 else math.inf
+
+
+def _agreement(evidence: Evidence, bound: Bound, margin: float) -> Figure | None:
+    found = evidence.found_scores()
+    if not found:
+        return None
+    worst = min(found, key=lambda scores: scores.agreement)
+    share, rows = worst.agreement, worst.samples
+    cautious = max(0.0, share - margin * math.sqrt(share * (1.0 - share) / rows))
+    if bound.metric == "flips":
+        return Figure(1.0 - share, 1.0 - cautious, _share_of(1.0 - cautious, bound.value))
+    return Figure(share, cautious, _share_of(1.0 - cautious, 1.0 - bound.value))
+
+
+def _accuracy(evidence: Evidence, bound: Bound, margin: float) -> Figure | None:
+    found = next((s for s in evidence.found_scores() if s.accuracy_original is not None), None)
+    if found is None:
+        return None
+    assert found.accuracy_original is not None
+    assert found.accuracy_converted is not None
+    old, new = found.accuracy_original, found.accuracy_converted
+    if not bound.ratio:
+        cautious = new - margin * math.sqrt(new * (1.0 - new) / found.samples)
+        return Figure(new, cautious, _share_of(old - cautious, old - bound.value))
+    if not old:
+        return Figure(1.0, 1.0, 0.0)
+    assert found.lost is not None
+    assert found.gained is not None
+    lost, gained, rows = found.lost, found.gained, found.samples
+    both, r = round(old * rows) - lost, bound.value
+    mean = new - r * old
+    square = (gained + both * (1.0 - r) ** 2 + lost * r**2) / rows
+    error = math.sqrt(max(0.0, square - mean**2) / rows)
+    cautious = (new - margin * error) / old
+    return Figure(new / old, cautious, _share_of(1.0 - cautious, 1.0 - r))
+
+
+def _spread(evidence: Evidence, of: Callable[[Iterable[DifferenceMeter]], float]) -> float:
+    """Return the jackknife's standard error of a figure over all samples."""
+    count = len(evidence.groups)
+    if count < 2:
+        return 0.0
+    left = [of(evidence.outputs(without=i)) for i in range(count)]
+    if not all(map(math.isfinite, left)):
+        return 0.0
+    middle = sum(left) / count
+    return math.sqrt((count - 1) / count * sum((x - middle) ** 2 for x in left))
+
+
+def _sqnr(evidence: Evidence, bound: Bound, margin: float) -> Figure | None:
+    def worst(meters: Iterable[DifferenceMeter]) -> float:
+        return min((meter.result().sqnr_db for meter in meters), default=math.inf)
+
+    found = worst(evidence.outputs())
+    cautious = found - margin * _spread(evidence, worst)
+    return Figure(found, cautious, 10 ** min(30.0, (bound.value - cautious) / 10))
+
+
+def _cosine(evidence: Evidence, bound: Bound, margin: float) -> Figure | None:
+    def worst(meters: Iterable[DifferenceMeter]) -> float:
+        return min((meter.result().cosine for meter in meters), default=1.0)
+
+    found = worst(evidence.outputs())
+    cautious = found - margin * _spread(evidence, worst)
+    return Figure(found, cautious, _share_of(1.0 - cautious, 1.0 - bound.value))
+
+
+def _largest(name: str) -> Callable[[Evidence, Bound, float], Figure | None]:
+    def row(evidence: Evidence, bound: Bound, margin: float) -> Figure | None:
+        del margin  # the largest of more samples follows from no standard error
+        found = max((getattr(meter.result(), name) for meter in evidence.outputs()), default=0.0)
+        return Figure(found, found, _share_of(found, bound.value))
+
+    return row
+
+
+_ROWS: dict[str, Callable[[Evidence, Bound, float], Figure | None]] = {
+    "accuracy": _accuracy,
+    "agreement": _agreement,
+    "flips": _agreement,
+    "sqnr": _sqnr,
+    "cosine": _cosine,
+    "max_error": _largest("max_abs"),
+    "max_rel_error": _largest("max_rel"),
+}
+"""How each metric that is about results is read from the samples."""
