@@ -23,17 +23,20 @@ ALLOWED: dict[str, set[str]] = {
     "calibration": {"errors", "core", "ops", "io", "data", "execution"},
     "measure": {"errors", "core", "ops", "io", "data", "execution"},
 }
+ALLOWED["coupling"] = ALLOWED["measure"]
 ALLOWED["verification"] = ALLOWED["measure"] | {"measure"}
 ALLOWED["search"] = ALLOWED["measure"] | {"measure"}
 ALLOWED["pipeline"] = ALLOWED["verification"] | {"verification", "calibration"}
-ALLOWED["report"] = ALLOWED["pipeline"] | {"pipeline", "search"}
+ALLOWED["report"] = ALLOWED["pipeline"] | {"pipeline", "search", "coupling"}
 ALLOWED["order"] = ALLOWED["pipeline"] | {"pipeline"}
 ALLOWED["source"] = ALLOWED["pipeline"]
 ALLOWED["conversion"] = ALLOWED["report"] | {"report", "order", "source"}
-ALLOWED["examination"] = ALLOWED["conversion"] | {"conversion", "search"}
+ALLOWED["examination"] = ALLOWED["conversion"] | {"conversion", "search", "coupling"}
 ALLOWED["api"] = ALLOWED["conversion"] | {"conversion"}
 ALLOWED["cli"] = ALLOWED["api"] | ALLOWED["examination"] | {"api", "examination"}
-FOR_PASSES = {"errors", "core", "ops", "data", "execution", "calibration", "measure", "search"}
+FOR_PASSES = {
+    "errors", "core", "ops", "data", "execution", "calibration", "coupling", "measure", "search",
+}  # fmt: skip
 
 
 def modules_in(tree: ast.AST) -> Iterator[str]:
