@@ -1,0 +1,263 @@
+"""Depths that follow from curves: how many atoms of every component go for a target."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from converter.errors import ParameterError
+from passes.allocation import choose
+from passes.allocation.cost import Cost, Term, mac_terms, parameter_terms
+
+if TYPE_CHECKING:
+    from converter.coupling.structure import Component, Coupling
+    from passes.allocation.curves import Curve
+
+Array = np.ndarray[Any, Any]
+Kind = Literal["flops", "params", "latency", "sparsity"]
+Allocator = Literal["kl", "error", "uniform", "global", "dp"]
+_LEAST_ROUNDED = (64, 128, 256, 512)  # sizes of components from which on counts are rounded
+_PAYS = 1.1  # rounding may raise the predicted damage by so much
+_CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv", "ConvTranspose")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How to decide.
+
+    Attributes:
+        criterion: "obs", or a name of :data:`passes.importance.channels.CRITERIA`.
+        allocation: How the depth is divided among components.
+        compensate: What stays is re-fitted afterwards.
+        keep: Least share of every component that stays.
+        round_to: Counts of channels become multiples of it; "auto": of what the processor likes,
+            where it costs little; 1: not at all.
+    """
+
+    criterion: str = "obs"
+    allocation: Allocator = "kl"
+    compensate: bool = True
+    keep: float = 0.08
+    round_to: int | Literal["auto"] = "auto"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What to reach.
+
+    Attributes:
+        kind: What is counted; "sparsity" is the share of atoms removed from every component.
+        value: Share of the cost that may be left; of atoms removed for "sparsity".
+        base: The cost that the share is of; None: of the model that the plan was made for.
+    """
+
+    kind: Kind
+    value: float
+    base: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """What stays.
+
+    Attributes:
+        alive: bool (atoms,).
+        share: Cost that is left, as a share of the base; for "sparsity" of multiply-accumulates.
+        met: The target is met.
+        loss: Predicted damage: the sum of what the components cost one by one.
+        rounded: Multiple that counts were rounded to; 1: none.
+        notes: What was decided, for the report.
+    """
+
+    alive: Array
+    share: float
+    met: bool
+    loss: float
+    rounded: int = 1
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """Curves of all components, from which any depth follows at once.
+
+    Attributes:
+        coupling: The atoms.
+        components: Those that may be cut, in the order of the curves.
+        curves: One per component.
+        choice: How to decide.
+        latency: Terms of the time of a run, for latency targets.
+        notes: How the curves came about.
+    """
+
+    coupling: Coupling
+    components: Sequence[Component]
+    curves: Sequence[Curve]
+    choice: Choice
+    latency: Callable[[Sequence[Curve], int], Cost] | None = None
+    notes: tuple[str, ...] = ()
+
+    def at(self, target: Target) -> Allocation:
+        """Return what stays for a target.
+
+        Raises:
+            ParameterError: A latency target without a table.
+        """
+        if target.kind == "sparsity":
+            return self._even(target)
+        cost = self._cost(target.kind)
+        none = [0] * len(self.curves)
+        base = target.base if target.base is not None else cost.total(none)
+        goal = target.value * base
+        found = self._choose(cost, goal, [1] * len(self.curves))
+        rounded = 1
+        for quanta in self._roundings():
+            tried = self._choose(cost, goal, quanta)
+            loss = self._loss(tried)
+            forced = self.choice.round_to != "auto"
+            if self._meets(cost, tried, goal) and (forced or loss <= _PAYS * self._loss(found)):
+                found, rounded = tried, max(quanta)
+                break
+        left = cost.total(found)
+        met = left <= goal * (1 + 1e-9)
+        notes: tuple[str, ...] = () if met else (self._limit(cost, target.kind, base),)
+        if rounded > 1:
+            notes += (f"numbers of channels of wide convolutions are multiples of {rounded}",)
+        share = left / base if base else 1.0
+        return Allocation(self.alive(found), share, met, self._loss(found), rounded, notes)
+
+    def alive(self, rounds: Sequence[int]) -> Array:
+        """Return bool (atoms,) after these rounds of every curve."""
+        alive = self.coupling.all_alive()
+        for curve, done in zip(self.curves, rounds, strict=True):
+            alive[curve.order[: done * curve.unit]] = False
+        return alive
+
+    @cached_property
+    def deepest(self) -> list[int]:
+        """Rounds of every curve when as much goes as may."""
+        return [curve.rounds for curve in self.curves]
+
+    def _even(self, target: Target) -> Allocation:
+        rounds = []
+        for curve in self.curves:
+            whole = len(curve.order) // curve.unit
+            rounds.append(min(curve.rounds, round(target.value * whole)))
+        cost = self._cost("flops")
+        base = cost.total([0] * len(rounds))
+        short = [
+            c.name
+            for c, curve in zip(self.components, self.curves, strict=True)
+            if round(target.value * (len(curve.order) // curve.unit)) > curve.rounds
+        ]
+        notes: tuple[str, ...] = ()
+        if short:
+            shown = ", ".join(short[:4]) + (" and others" if len(short) > 4 else "")
+            notes = (
+                f"at least {100 * self.choice.keep:g} % of a component stays (keep), so fewer "
+                f"went than asked for of {shown}",
+            )
+        share = cost.total(rounds) / base if base else 1.0
+        return Allocation(self.alive(rounds), share, not short, self._loss(rounds), 1, notes)
+
+    def _choose(self, cost: Cost, goal: float, quanta: Sequence[int]) -> list[int]:
+        options = [
+            _options(curve, quantum, local=self.choice.allocation in ("error", "global"))
+            for curve, quantum in zip(self.curves, quanta, strict=True)
+        ]
+        how = self.choice.allocation
+        if how == "uniform":
+            rounds = [len(curve.order) // curve.unit for curve in self.curves]
+            picks = choose.uniform(options, cost, goal, rounds)
+        else:
+            picks = _ALLOCATORS[how](options, cost, goal)
+        return [int(o.stops[k]) for o, k in zip(options, picks, strict=True)]
+
+    def _meets(self, cost: Cost, rounds: Sequence[int], goal: float) -> bool:
+        return cost.total(rounds) <= goal * (1 + 1e-9)
+
+    def _loss(self, rounds: Sequence[int]) -> float:
+        return float(sum(c.losses[r] for c, r in zip(self.curves, rounds, strict=True)))
+
+    def _roundings(self) -> list[list[int]]:
+        """Return multiples by curve to try, the farthest-reaching first."""
+        wanted = self.choice.round_to
+        if wanted == 1:
+            return []
+        quantum = vector_channels() if wanted == "auto" else int(wanted)
+        least = _LEAST_ROUNDED if wanted == "auto" else (quantum + 1,)
+        found = []
+        for size in least:
+            quanta = [
+                quantum if _wide(component, curve, size) else 1
+                for component, curve in zip(self.components, self.curves, strict=True)
+            ]
+            if max(quanta, default=1) > 1 and quanta not in found:
+                found.append(quanta)
+        return found
+
+    def _cost(self, kind: Kind) -> Cost:
+        if kind == "latency":
+            if self.latency is None:
+                raise ParameterError("there is no table of latencies to plan with")
+            return self.latency(self.curves, self.coupling.size)
+        terms: list[Term] = _TERMS[kind](self.coupling)
+        return Cost(terms, self.curves, self.coupling.size)
+
+    def _limit(self, cost: Cost, kind: Kind, base: float) -> str:
+        """Say how far it can go, and what stands in the way."""
+        floor = cost.total(self.deepest) / base if base else 1.0
+        frozen = cost.fixed() / base if base else 1.0
+        return (
+            f"{_NAMES[kind]} can go down to {100 * floor:.1f} %, not further: "
+            f"{100 * frozen:.1f} % are in layers of which nothing may be removed, and "
+            f"{100 * self.choice.keep:g} % of every component stays (keep)"
+        )
+
+
+_TERMS: Mapping[str, Callable[[Coupling], list[Term]]] = {
+    "flops": mac_terms,
+    "params": parameter_terms,
+}
+_NAMES = {"flops": "multiply-accumulates", "params": "parameters", "latency": "the time of a run"}
+_ALLOCATORS = {
+    "kl": choose.greedy,
+    "error": choose.greedy,
+    "global": choose.by_threshold,
+    "dp": choose.knapsack,
+}
+
+
+def vector_channels() -> int:
+    """Return the multiple of channels that onnxruntime's convolutions like on this processor."""
+    flags = ""
+    if platform.machine() in ("x86_64", "AMD64"):
+        try:
+            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
+        except OSError:
+            flags = ""
+    return 16 if "avx512f" in flags else 8
+
+
+def _options(curve: Curve, quantum: int, *, local: bool) -> choose.Options:
+    """Return the stops of a curve at which the atoms left are a multiple of ``quantum``."""
+    stops = np.arange(curve.rounds + 1)
+    left = len(curve.order) - stops * curve.unit
+    if quantum > 1 and (left[1:] % quantum == 0).any():
+        stops = stops[(left % quantum == 0) | (stops == 0)]
+    costs = curve.errors if local else curve.losses
+    marginals = np.maximum.accumulate(np.diff(curve.errors, prepend=0.0) * len(curve.order))
+    return choose.Options(stops, costs[stops], marginals[stops])
+
+
+def _wide(component: Component, curve: Curve, size: int) -> bool:
+    """Tell whether the atoms are outputs of convolutions, and enough of them."""
+    if len(curve.order) < size:
+        return False
+    return any(node.op_type in _CONVOLUTIONS for node, _, _ in component.producers)
