@@ -136,6 +136,8 @@ class Sizes:
         before, now = self.old.of(value), self.new.of(value)
         if before.content is None or before.content == now.content or before.dtype is None:
             return
+        if g.constant(value) is not None:  # a bias of integers, say: it was cut
+            return
         numbers = [size for size in before.content if isinstance(size, int)]
         if len(numbers) < len(before.content):
             return
