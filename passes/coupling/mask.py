@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import onnx_ir as ir
 
 from converter.core import graph as g
 from passes.coupling.edit import Edit
@@ -19,6 +18,8 @@ from passes.coupling.mask_norms import NORMS
 from passes.coupling.masked import Masked
 
 if TYPE_CHECKING:
+    import onnx_ir as ir
+
     from converter.coupling.structure import Coupling, Sink
 
 Array = np.ndarray[Any, Any]
@@ -62,21 +63,18 @@ def _mask_node(masked: Masked, node: ir.Node, sinks: Sequence[Sink]) -> None:
 
 def _weights(masked: Masked, sink: Sink, stays: Array) -> None:
     """Mask the input, or where that holds integers the weight, whose zero point counts."""
-    value = sink.node.inputs[sink.position]
-    if sink.weight is None or masked.is_float(value) or g.constant(value) is not None:
+    node = sink.node
+    weight = None if sink.weight is None else g.constant_array(node.inputs[sink.weight])
+    position = _ZERO_POINTS.get((node.op_type, sink.weight or 0))
+    if weight is None or sink.weight_axis is None or position is None:
         _zero(masked, sink, stays)
         return
-    weight = sink.node.inputs[sink.weight]
-    array = g.constant_array(weight)
-    if array is None or sink.weight_axis is None:
-        _zero(masked, sink, stays)
-        return
-    shape = [1] * array.ndim
-    at = masked.stays(sink.node, sink.weight, sink.weight_axis)
+    at = masked.stays(node, sink.weight or 0, sink.weight_axis)
+    shape = [1] * weight.ndim
     shape[sink.weight_axis] = -1
-    fill = _zero_point(sink, array)
-    new = np.where((stays if at is None else at).reshape(shape), array, fill)
-    masked.edit.replace(sink.node, sink.weight, new.astype(array.dtype))
+    fill = _zero_point(sink, position, weight)
+    new = np.where((stays if at is None else at).reshape(shape), weight, fill)
+    masked.edit.replace(node, sink.weight or 0, new.astype(weight.dtype))
 
 
 _ZERO_POINTS: Mapping[tuple[str, int], int] = {
@@ -87,22 +85,24 @@ _ZERO_POINTS: Mapping[tuple[str, int], int] = {
     ("MatMulInteger", 0): 2,
     ("MatMulInteger", 1): 3,
     ("QGemm", 3): 5,
-    ("DynamicQuantizeMatMul", 1): 3,
     ("MatMulIntegerToFloat", 1): 5,
 }
-"""Where the zero point of an integer weight is, by operator and position of the weight."""
+"""Where the zero point of a weight is whose input holds integers, by operator and position."""
 
 
-def _zero_point(sink: Sink, weight: Array) -> Array:
-    position = _ZERO_POINTS.get((sink.node.op_type, sink.weight or 0))
-    found = None
-    if position is not None and position < len(sink.node.inputs):
-        found = g.constant_array(sink.node.inputs[position])
+def _zero_point(sink: Sink, position: int, weight: Array) -> Array:
+    """Return the zero point of a weight, aligned with its axes."""
+    inputs = sink.node.inputs
+    found = g.constant_array(inputs[position]) if position < len(inputs) else None
     if found is None:
         return np.zeros((), weight.dtype)
-    if found.ndim == 1 and len(found) > 1 and sink.node.op_type in ("QLinearConv", "ConvInteger"):
-        return found.reshape(-1, *(1,) * (weight.ndim - 1))
-    return found
+    if found.size == 1:
+        return found.reshape(())
+    last, axis = weight.ndim - 1, sink.weight_axis
+    columns = 0 if "Conv" in sink.node.op_type else last - 1 if axis == last else last
+    shape = [1] * weight.ndim
+    shape[columns] = -1
+    return found.reshape(shape)
 
 
 def _zero(masked: Masked, sink: Sink, stays: Array) -> None:
@@ -146,6 +146,27 @@ def _fill(masked: Masked, sink: Sink, stays: Array, number: float) -> None:
         masked.edit.connect(node, position, masked.fill(node, value, shaped, number))
 
 
+def _recurrent(masked: Masked, sink: Sink, stays: Array) -> None:
+    """Mask the columns of weights that are summed inside; of integers the zero point counts."""
+    node = sink.node
+    position = _INNER_ZERO_POINTS.get((node.op_type, sink.position))
+    found = None
+    if position is not None and position < len(node.inputs):
+        found = g.constant_array(node.inputs[position])
+    if found is None:
+        _zero(masked, sink, stays)
+        return
+    weight = g.constant_array(node.inputs[sink.position])
+    assert weight is not None
+    shape = [-1 if axis == sink.axis else 1 for axis in range(weight.ndim)]
+    fill = found.reshape(*found.shape, *(1,) * (2 - found.ndim))[:, None, :]
+    new = np.where(stays.reshape(shape), weight, fill)
+    masked.edit.replace(node, sink.position, new.astype(weight.dtype))
+
+
+_INNER_ZERO_POINTS: Mapping[tuple[str, int], int] = {("DynamicQuantizeLSTM", 2): 11}
+
+
 def _nothing(masked: Masked, sink: Sink, stays: Array) -> None:
     """Heads are only summed up behind the operator."""
 
@@ -157,7 +178,7 @@ _SINKS: dict[str, Callable[[Masked, Sink, Array], None]] = {
     "mean": _mean,
     "greatest": _extreme(-1),
     "least": _extreme(1),
-    "recurrent": _zero,
+    "recurrent": _recurrent,
     "heads": _nothing,
 }
 """By kind of sink; normalizations are in a module of their own."""
