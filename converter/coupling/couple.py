@@ -9,6 +9,7 @@ import numpy as np
 
 from converter.core import graph as g
 from converter.coupling.components import Components
+from converter.coupling.ends import freeze_ends
 from converter.coupling.heads import Choices
 from converter.coupling.propagate import Propagation
 from converter.coupling.sizes import freeze_computed_sizes
@@ -43,7 +44,7 @@ def couple(
     Returns:
         The coupling, valid until the model is edited.
     """
-    choices = Choices(model, shapes, heads=units != "channels")
+    choices = Choices(shapes, heads=units != "channels")
     return _resolved(_propagated(model, shapes, choices, frozen_nodes), units)
 
 
@@ -55,6 +56,7 @@ def _propagated(
 ) -> Propagation:
     walk = Propagation(model, shapes, choices)
     walk.run()
+    freeze_ends(walk)
     _freeze_bodies(walk)
     freeze_computed_sizes(walk)
     names = frozenset(frozen_nodes)

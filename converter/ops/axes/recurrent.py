@@ -80,6 +80,7 @@ class Recurrent:
         for position in (_STATE_H, _STATE_C):
             if site.given(position) and len(site.shape(position)) == 3:
                 labels = site.labels(position)
+                site.freeze(labels[1 - at], "it is a direction of a recurrent layer")
                 if site.shape(position)[at] == size:
                     site.unite(batch, labels[at])
                 hidden = site.unite(hidden, labels[2])
