@@ -18,7 +18,9 @@ import argparse
 import io
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -33,6 +35,7 @@ TRAINING, TEST, CALIBRATION, FEW = 24_000, 4_000, 512, 64
 DIGITS_FOR_TEST = 500
 SPLIT_SEED = 20240501
 Pair = tuple[torch.Tensor, torch.Tensor]
+Move = Callable[[torch.Tensor, int, int], torch.Tensor]
 
 
 # ---------------------------------------------------------------------------------------- data
@@ -118,8 +121,13 @@ def write_data(folder: Path, train: Pair, test: Pair) -> Pair:
 # ---------------------------------------------------------------------------- training, export
 
 
-def train(model: nn.Module, data: Pair, epochs: int, rate: float) -> nn.Module:
-    """Train with AdamW and a one-cycle learning rate on pictures that are moved each time."""
+def moved(pictures: torch.Tensor, across: int, down: int) -> torch.Tensor:
+    """Move pictures by some pixels."""
+    return torch.roll(pictures, (across, down), (2, 3))
+
+
+def train(model: nn.Module, data: Pair, epochs: int, rate: float, moved: Move = moved) -> nn.Module:
+    """Train with AdamW and a one-cycle learning rate on samples that are moved each time."""
     pictures, labels = data
     generator = torch.Generator().manual_seed(4)
     steps = math.ceil(len(pictures) / 64)
@@ -132,7 +140,7 @@ def train(model: nn.Module, data: Pair, epochs: int, rate: float) -> nn.Module:
         start = time.process_time()
         for picked in torch.randperm(len(pictures), generator=generator).split(64):
             across, down = torch.randint(-2, 3, (2,), generator=generator).tolist()
-            batch = torch.roll(pictures[picked], (across, down), (2, 3))
+            batch = moved(pictures[picked], across, down)
             loss = functional.cross_entropy(model(batch), labels[picked], label_smoothing=0.05)
             optimizer.zero_grad()
             loss.backward()
@@ -146,6 +154,7 @@ def train(model: nn.Module, data: Pair, epochs: int, rate: float) -> nn.Module:
 
 def export(model: nn.Module, example: torch.Tensor, path: Path, *, dynamo: bool) -> None:
     """Write ONNX with a free batch axis ``N``; ``dynamo`` folds batch norms."""
+    axes: dict[str, Any] = {"image": {0: "N"}, "scores": {0: "N"}}
     names = {"input_names": ["image"], "output_names": ["scores"], "verbose": False}
     if dynamo:
         shapes = ({0: torch.export.Dim("N")},)
@@ -160,7 +169,7 @@ def export(model: nn.Module, example: torch.Tensor, path: Path, *, dynamo: bool)
             (example,),
             buffer,
             opset_version=17,
-            dynamic_axes={"image": {0: "N"}, "scores": {0: "N"}},
+            dynamic_axes=axes,
             dynamo=False,
             training=torch.onnx.TrainingMode.PRESERVE,
             do_constant_folding=False,
