@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 Atoms = tuple[Array | None, ...]
+Place = tuple["ir.Node", int, int]
 _UNITS = ("channel", "head", "hidden")
 _NO_WEIGHTS = ("INT64", "STRING", "BOOL", "UNDEFINED")
 
@@ -79,8 +80,14 @@ class Components:
         self._entries = entries
         signature = np.zeros((self.size, 2), np.uint64)
         np.add.at(signature, entries[inside], places.hashes[places.owner[inside]])
-        _, first, member = np.unique(signature, axis=0, return_index=True, return_inverse=True)
-        order = np.argsort(first, kind="stable")
+        kinds, member = np.unique(signature, axis=0, return_inverse=True)
+        outside = inside & places.flowing
+        first = np.full(self.size, len(places.keys))
+        np.minimum.at(first, entries[outside], places.owner[outside])
+        earliest = np.full(len(kinds), len(places.keys) * (self.size + 1) + self.size)
+        rank_of = first * (self.size + 1) + np.arange(self.size)
+        np.minimum.at(earliest, member.ravel(), rank_of)
+        order = np.argsort(earliest, kind="stable")
         rank = np.empty(len(order), np.int64)
         rank[order] = np.arange(len(order))
         self._component = rank[member.ravel()]
@@ -158,7 +165,7 @@ class Components:
     def _build(self) -> list[Component]:
         macs = _shares([(w.factor, w.axes) for w in self.work], self._component, self._members)
         weights = _shares([(1, axes) for axes in self.constants], self._component, self._members)
-        names, producers = self._producers()
+        names, producers = self._names(), self._producers()
         sinks: dict[int, list[Any]] = {}
         for sink in self.walk.sinks:
             for index in self._touched(self.uses[sink.node, sink.position][sink.axis]):
@@ -183,29 +190,35 @@ class Components:
             return []
         return [int(i) for i in np.unique(self._component[atoms[atoms >= 0]])]
 
-    def _producers(self) -> tuple[dict[int, str], dict[int, list[tuple[ir.Node, int, int]]]]:
-        read = {(s.node, s.weight, s.weight_axis) for s in self.walk.sinks}
+    def _names(self) -> dict[int, str]:
+        """Name every component after the first layer that makes it, else the first node."""
         workers = {work.node for work in self.work}
         names: dict[int, tuple[bool, str]] = {}
-        large: dict[int, list[tuple[ir.Node, int, int]]] = {}
-        small: dict[int, list[tuple[ir.Node, int, int]]] = {}
         for node in self.walk.model.graph:
+            works = node in workers
             for output in node.outputs:
                 for atoms in self.values[output]:
                     for index in self._touched(atoms):
-                        if index not in names or (node in workers and not names[index][0]):
-                            names[index] = (node in workers, _name(node))
-            for position, value in enumerate(node.inputs):
-                if value is None or g.constant(value) is None:
-                    continue
-                axes = self.uses[node, position]
-                sizes = self.walk.size_of(value) or ()
-                target = large if sum(size != 1 for size in sizes) > 1 else small
-                for axis, atoms in enumerate(axes):
-                    if (node, position, axis) not in read:
-                        for index in self._touched(atoms):
-                            target.setdefault(index, []).append((node, position, axis))
-        return {i: name for i, (_, name) in names.items()}, {**small, **large}
+                        if index not in names or (works and not names[index][0]):
+                            names[index] = (works, name_of(node))
+        return {index: name for index, (_, name) in names.items()}
+
+    def _producers(self) -> dict[int, list[Place]]:
+        """Return the constants that make the atoms: kernels and matrices where there are any."""
+        read = {(s.node, s.weight, s.weight_axis) for s in self.walk.sinks}
+        large: dict[int, list[Place]] = {}
+        small: dict[int, list[Place]] = {}
+        for (node, position), axes in self.uses.items():
+            value = node.inputs[position]
+            if g.constant(value) is None or value is None:
+                continue
+            sizes = self.walk.size_of(value) or ()
+            target = large if sum(size != 1 for size in sizes) > 1 else small
+            for axis, atoms in enumerate(axes):
+                if (node, position, axis) not in read:
+                    for index in self._touched(atoms):
+                        target.setdefault(index, []).append((node, position, axis))
+        return {**small, **large}
 
     def _frozen(self) -> tuple[Freeze, ...]:
         """Return what is frozen at outputs of nodes, by the node that makes it and the reason."""
@@ -214,12 +227,12 @@ class Components:
         made = np.zeros(len(union), bool)
         made[self._roots[places.constant]] = True
         inside = (reason > 1) & ~places.constant & made[self._roots]
-        roots, first = np.unique(self._roots[inside], return_index=True)
+        _, first = np.unique(self._roots[inside], return_index=True)
         owners, reasons = places.owner[inside][first], reason[inside][first]
         found: dict[tuple[str, str], int] = {}
         for owner, number in zip(owners.tolist(), reasons.tolist(), strict=True):
             value = places.keys[owner][0]
-            key = (_name(value.producer()), union.reasons[number][1])
+            key = (name_of(value.producer()), union.reasons[number][1])
             found[key] = found.get(key, 0) + 1
         return tuple(Freeze(subject, size, why) for (subject, why), size in found.items())
 
@@ -233,6 +246,7 @@ class _Places:
         bounds: Where each but the first starts.
         owner: Number of the axis to which each label belongs.
         constant: Whether each label belongs to a constant.
+        flowing: Whether it belongs to a value that depends on the inputs of the model.
         hashes: Two random numbers per axis.
     """
 
@@ -259,6 +273,11 @@ class _Places:
         self.bounds = np.cumsum(sizes)[:-1]
         self.owner = np.repeat(np.arange(len(sizes)), sizes)
         self.constant = np.repeat(np.array(constant, bool), sizes)
+        computed = [
+            not fixed and not walk.follows(key[0])
+            for key, fixed in zip(self.keys, constant, strict=True)
+        ]
+        self.flowing = np.repeat(np.array(computed, bool), sizes)
         rng = np.random.default_rng(0)
         self.hashes = rng.integers(1 << 63, size=(len(sizes), 2), dtype=np.uint64)
 
@@ -286,8 +305,10 @@ def _shares(
             inside = atoms[atoms >= 0]
             if inside.size:
                 per_axis.append((atoms.size, np.bincount(component[inside], minlength=len(counts))))
-        touched = np.unique(np.concatenate([np.flatnonzero(n) for _, n in per_axis] or [[]]))
-        for index in touched.astype(np.int64):
+        if not per_axis:
+            continue
+        touched = np.unique(np.concatenate([np.flatnonzero(n) for _, n in per_axis]))
+        for index in touched:
             left = full
             for size, found in per_axis:
                 left = left // size * (size - int(found[index]) // int(counts[index]))
@@ -295,7 +316,8 @@ def _shares(
     return lost
 
 
-def _name(node: ir.Node | None) -> str:
+def name_of(node: ir.Node | None) -> str:
+    """Return the name of a node, or of its first output where it has none."""
     if node is None:
         return ""
     return node.name or next((o.name for o in node.outputs if o.name), None) or node.op_type

@@ -127,17 +127,21 @@ class Propagation:
 
     @property
     def node(self) -> ir.Node:
+        """The node."""
         assert self._node is not None
         return self._node
 
     @property
     def opset(self) -> int:
+        """Version of the operator's domain."""
         return self._opset
 
     def given(self, position: int) -> bool:
+        """Tell whether the node has this input."""
         return position < len(self.node.inputs) and self.node.inputs[position] is not None
 
     def shape(self, position: int) -> tuple[int, ...]:
+        """Return the sizes of an input."""
         value = self.node.inputs[position] if self.given(position) else None
         if value is None:
             raise Unclear(f"{self.node.op_type} lacks input {position}")
@@ -146,9 +150,11 @@ class Propagation:
         return sizes
 
     def output_shape(self, index: int = 0) -> tuple[int, ...]:
+        """Return the sizes of an output."""
         return self.shapes[self.node.outputs[index].name or ""]
 
     def labels(self, position: int) -> Axes:
+        """Return the labels of an input; of a constant they are new ones."""
         if not self.given(position):
             return ()
         use = (self.node, position)
@@ -180,11 +186,17 @@ class Propagation:
         return tuple(self.union.fresh(size) if size > 1 else None for size in sizes)
 
     def constant(self, position: int) -> Array | None:
+        """Return a constant input."""
         return g.constant_array(self.node.inputs[position]) if self.given(position) else None
 
     def fixed(self, position: int) -> bool:
+        """Tell whether an input follows from constants alone."""
         value = self.node.inputs[position] if self.given(position) else None
         return value is None or self._is_fixed(value)
+
+    def follows(self, value: ir.Value) -> bool:
+        """Tell whether a value follows from constants alone."""
+        return value in self._fixed
 
     def _is_fixed(self, value: ir.Value) -> bool:
         return value in self._fixed or g.constant(value) is not None
@@ -193,6 +205,7 @@ class Propagation:
         return g.is_op(node, "Constant")
 
     def put(self, labels: Axes, index: int = 0) -> None:
+        """Give an output its labels."""
         if index >= len(self.node.outputs):
             return
         output = self.node.outputs[index]
@@ -208,9 +221,11 @@ class Propagation:
             self._unit = None
 
     def fresh(self, size: int) -> Array:
+        """Return new labels."""
         return self.union.fresh(size)
 
     def unite(self, first: Labels, second: Labels) -> Labels:
+        """Let two axes be removed together."""
         if first is None or second is None:
             for one in (first, second):
                 if one is not None:
@@ -230,24 +245,30 @@ class Propagation:
         return first
 
     def roots(self, labels: Array) -> Array:
+        """Return labels such that united ones are equal numbers."""
         return self.union.find(labels)
 
     def freeze(self, labels: Labels, reason: str) -> None:
+        """Forbid that any of the labels is removed."""
         if labels is not None:
             self.union.freeze(labels, self.node, reason)
 
     def balance(self, blocks: Array) -> None:
+        """Demand equal numbers removed from each row."""
         if len(blocks) > 1:
             self.balances.append(blocks)
 
     def frozen(self, labels: Array) -> bool:
+        """Tell whether none of the labels can be removed."""
         return self.union.frozen(labels)
 
     def mark(self, labels: Labels, unit: str) -> None:
+        """Say what people call these labels."""
         if labels is not None:
             self.marks.append((labels, unit))
 
     def prefer(self, sizes: Sequence[int]) -> int:
+        """Choose which part of a split axis is removed from."""
         axis, self._unit = self._choose(self.node, sizes)
         self.splits.append((self.node, tuple(sizes), axis))
         self._split = axis
@@ -262,9 +283,11 @@ class Propagation:
         weight: int | None = None,
         weight_axis: int | None = None,
     ) -> None:
+        """Say that the node sums over an axis of an input."""
         self.sinks.append(Sink(self.node, position, axis, kind, weight, weight_axis))
 
     def work(self, factor: int, *axes: Labels | int) -> None:
+        """Count multiply-accumulates."""
         numbers = [axis for axis in axes if isinstance(axis, int)]
         arrays = tuple(axis for axis in axes if axis is not None and not isinstance(axis, int))
         self.work_done.append(RawWork(self.node, int(factor) * math.prod(numbers), arrays))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from converter.ops.axes.align import aligned, extent, freeze_from, rows
 from converter.ops.axes.site import Axes, Labels, Site, Unclear
 
+Array = np.ndarray[Any, Any]
 _WINDOW = "a window slides over the axis"
 
 
@@ -52,7 +54,7 @@ def conv_transpose(site: Site) -> None:
     _finish(site, x, y, extent(weight[0], sizes[0]), extent(weight[1], sizes[1]))
 
 
-def _finish(site: Site, x: Axes, y: Labels, *channels: "np.ndarray | int") -> None:  # type: ignore[type-arg]
+def _finish(site: Site, x: Axes, y: Labels, *channels: Array | int) -> None:
     freeze_from(site, x, 2, _WINDOW)
     site.put((x[0], y, *(None,) * (len(x) - 2)))
     counted = site.shape(0) if site.node.op_type == "ConvTranspose" else site.output_shape()

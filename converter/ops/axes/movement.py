@@ -152,7 +152,7 @@ def tile(site: Site) -> None:
 def expand(site: Site) -> None:
     """Axes of one index become as long as they are told; the others pass."""
     wanted = site.output_shape()
-    x: list[Labels] = [None] * (len(wanted) - len(site.shape(0))) + list(site.labels(0))
+    x: tuple[Labels, ...] = (None,) * (len(wanted) - len(site.shape(0))) + site.labels(0)
     sizes = [1] * (len(wanted) - len(site.shape(0))) + list(site.shape(0))
     site.put(
         tuple(
