@@ -12,15 +12,17 @@ and never where the number of atoms counts (means, norms).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.core.graph import constant_array
+from converter.coupling.couple import Units, couple
 from converter.coupling.structure import Component, Coupling, Sink
 from passes.coupling.constancy import Constancy, Known
+from passes.coupling.cut import cut
 from passes.coupling.equality import Equality
 from passes.coupling.layers import can_shift, replace_constant, shift
 from passes.importance.weights import weight_of
@@ -71,28 +73,58 @@ class Exact:
         return (f"removed exactly, without any change of the outputs: {said}",) if said else ()
 
 
-def find_exact(model: ir.Model, couple: Callable[[ir.Model], Coupling]) -> Exact:
+def remove_exactly(
+    model: ir.Model,
+    shapes: Mapping[str, tuple[int, ...]],
+    *,
+    units: Units = "all",
+    allowed: Callable[[Component], bool] | None = None,
+) -> Exact:
+    """Remove all atoms that can go without any change of the outputs, in place.
+
+    Args:
+        model: See :func:`find_exact`; it is cut.
+        shapes: Sizes of its values; those of the cut model are others.
+        units: What may go; see :func:`couple`.
+        allowed: Tells whether a component may lose atoms; None: all may.
+
+    Returns:
+        What went; its coupling is of the model before the cut.
+    """
+    found = find_exact(model, lambda m: couple(m, shapes, units=units), allowed)
+    if found.removed:
+        cut(model, found.coupling, found.alive)
+    return found
+
+
+def find_exact(
+    model: ir.Model,
+    coupled: Callable[[ir.Model], Coupling],
+    allowed: Callable[[Component], bool] | None = None,
+) -> Exact:
     """Find all atoms that can go without any change of the outputs, up to rounding.
 
     Args:
         model: Weights and biases are edited in place, such that its outputs stay the same; its
             nodes and values keep their names.
-        couple: Couples the model; called again after every edit.
+        coupled: Couples the model; called again after every edit.
+        allowed: Tells whether a component may lose atoms; None: all may.
 
     Returns:
         What to cut, in the coupling of the edited model.
     """
-    coupling = couple(model)
+    coupling = coupled(model)
     equal = constant = 0
     for _ in range(_ROUNDS):
-        search = _Search(model, coupling)
+        chosen = [c for c in coupling.components if allowed is None or allowed(c)]
+        search = _Search(model, coupling, [c for c in chosen if c.sinks])
         search.run()
         absorbed = search.absorb()
         merged = 0 if absorbed else search.merge()
         constant, equal = constant + absorbed, equal + merged
         if not absorbed and not merged:
             break
-        coupling = couple(model)
+        coupling = coupled(model)
     unread = search.gone - search.zeros - constant - equal
     return Exact(coupling, search.alive, max(unread, 0), constant + search.zeros, equal)
 
@@ -101,12 +133,16 @@ class _Search:
     """One round over a model that is not edited in between.
 
     Attributes:
+        components: Those that may lose atoms; each has a sink.
         alive: bool (atoms,): without those that are found to go.
         zeros: Atoms that go because they are zero.
     """
 
-    def __init__(self, model: ir.Model, coupling: Coupling) -> None:
+    def __init__(
+        self, model: ir.Model, coupling: Coupling, components: Sequence[Component]
+    ) -> None:
         self.coupling = coupling
+        self.components = components
         self.alive = coupling.all_alive()
         self.zeros = 0
         self._constancy = Constancy(model, coupling)
@@ -122,13 +158,13 @@ class _Search:
         before = -1
         while self.gone != before:
             before = self.gone
-            for component in self.coupling.components:
+            for component in self.components:
                 self._plain(component)
 
     def _plain(self, component: Component) -> None:
         """Mark the atoms of a component that are zero or unread at all of its sinks."""
         atoms = component.atoms
-        if not component.sinks or not self.alive[atoms].any():
+        if not self.alive[atoms].any():
             return
         free, zero_somewhere = self.alive[atoms].copy(), np.zeros(atoms.size, bool)
         for sink in component.sinks:
@@ -197,9 +233,9 @@ class _Search:
         """Move constants into the biases of all layers that read them; return how many atoms."""
         done = 0
         edited: set[ir.Node] = set()
-        for component in self.coupling.components:
+        for component in self.components:
             places = [self._place(sink) for sink in component.sinks]
-            if not places or any(p is None for p in places):
+            if any(p is None for p in places):
                 continue
             found = self.alive[component.atoms].copy()
             for sink, known in zip(component.sinks, places, strict=True):
@@ -260,9 +296,9 @@ class _Search:
         """Add the columns of equal atoms to those of the first one; return how many atoms."""
         done = 0
         edited: set[ir.Node] = set()
-        for component in self.coupling.components:
+        for component in self.components:
             nodes = {sink.node for sink in component.sinks}
-            if not nodes or nodes & edited or not all(map(self._can_merge, component.sinks)):
+            if nodes & edited or not all(map(self._can_merge, component.sinks)):
                 continue
             target = self._targets(component)
             found = np.array([a in target for a in component.atoms.tolist()], bool)

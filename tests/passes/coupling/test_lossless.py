@@ -10,7 +10,7 @@ from converter.core.context import Context
 from converter.coupling.couple import couple
 from converter.coupling.shapes import observe_shapes
 from passes.coupling.cut import cut
-from passes.coupling.lossless import find_exact
+from passes.coupling.lossless import find_exact, remove_exactly
 
 
 def draw(*shape):
@@ -232,6 +232,20 @@ def test_heads_without_values_go():
         split=np.array([0, 0, 4, 2]), join=np.array([0, 0, 8]),
     )  # fmt: skip
     assert shrink(model, {"x": draw(2, 7, 8)}, count=1).unread == 1
+
+
+def test_only_what_is_allowed():
+    a, c = without(draw(6, 3, 3, 3), 2), without(draw(6, 6, 3, 3), 0, 3)
+    text = (
+        "g (float[N,3,9,9] x) => (float[N,5,H,W] y) { h = Conv(x, a)  r = Relu(h)"
+        "  i = Conv(r, c)  s = Relu(i)  y = Conv(s, d) }"
+    )
+    model = model_from_text(text, a=a, c=c, d=draw(5, 6, 3, 3))
+    before, shapes = model.clone(), observe_shapes(model, Context())
+    found = remove_exactly(model, shapes, allowed=lambda component: component.name == "h")
+    assert found.removed == 1
+    assert_same_outputs(before, model, IMAGE)
+    assert remove_exactly(model.clone(), observe_shapes(model, Context())).removed == 2
 
 
 def test_same_model_same_bytes():
