@@ -32,14 +32,14 @@ def pass_on(site: Site) -> None:
 def affine(site: Site) -> None:
     """QuantizeLinear and DequantizeLinear: per tensor, per axis, or in blocks along an axis."""
     labels, shape = site.labels(0), site.shape(0)
-    parameters = [i for i in (1, 2) if site.given(i)]
-    axis = normal(site.node.attributes.get_int("axis", 1), max(len(shape), 1))
     block = site.node.attributes.get_int("block_size", 0)
-    for position in parameters:
-        given = site.shape(position)
-        if len(given) == 1 and given[0] > 1 and len(shape) > axis:
+    for position in (1, 2):
+        if not site.given(position) or max(site.shape(position), default=1) == 1:
+            continue  # one number; the axis need not fit then
+        axis = normal(site.node.attributes.get_int("axis", 1), len(shape))
+        if len(site.shape(position)) == 1:
             labels = with_axis(labels, axis, site.unite(labels[axis], site.labels(position)[0]))
-        elif len(given) == len(shape) and block:
+        elif block:
             labels = _in_blocks(site, labels, position, axis)
     site.put(labels)
 
@@ -48,13 +48,11 @@ def _in_blocks(site: Site, labels: Axes, position: int, axis: int) -> Axes:
     """Let the block of numbers with one scale go as a whole; the last block may be shorter."""
     block = site.node.attributes.get_int("block_size", 1)
     for at, scales in enumerate(site.labels(position)):
+        if site.shape(position)[at] == 1:
+            continue  # one block stays one block, however short it gets
         if at == axis:
-            blocks = by_block(site, labels[at], block)
-            if site.shape(position)[at] == 1:
-                site.freeze(blocks, "it is the only block of a quantized axis")
-            else:
-                site.unite(blocks, scales)
-        elif site.shape(position)[at] > 1:
+            site.unite(by_block(site, labels[at], block), scales)
+        else:
             site.unite(labels[at], scales)
     return labels
 

@@ -51,8 +51,9 @@ def constants_of(case: Case, seed: int = 0) -> dict[str, Array]:
     for name, given in case.constants.items():
         if isinstance(given, tuple):
             source = np.random.default_rng(zlib.crc32(name.encode()) + seed)
-            given = source.normal(0, 0.5, given).astype(np.float32)
-        made[name] = np.asarray(given)
+            made[name] = source.normal(0, 0.5, given).astype(np.float32)
+        else:
+            made[name] = np.asarray(given)
     return made
 
 

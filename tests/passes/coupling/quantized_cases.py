@@ -55,9 +55,18 @@ QUANTIZED = {
     ),
     "bias in q/dq": Case(
         "w = DequantizeLinear<axis=0>(Wq, ws) b = DequantizeLinear<axis=0>(Bq, ws) "
-        f"c = Conv(x, w, b) r = Relu(c) {_HEAD}",
-        {"Wq": ints((8, 4, 3, 3)), "ws": scales(8), "Bq": ints((8,), "int32"), "P": (8, 3)},
-        (8,),
+        "c = Conv(x, w, b) v = DequantizeLinear(Vq, s) e = DequantizeLinear(Eq, s) "
+        f"d = Conv(c, v, e) r = Relu(d) {_HEAD}",
+        {
+            "Wq": ints((8, 4, 3, 3)),
+            "ws": scales(8),
+            "Bq": ints((8,), "int32"),
+            "Vq": ints((8, 8, 1, 1), seed=3),
+            "s": scales(1),
+            "Eq": ints((8,), "int32", 2),
+            "P": (8, 3),
+        },
+        (8, 8),
         inputs=_IMAGE,
     ),
     "weights in blocks": Case(
@@ -309,8 +318,8 @@ OTHERS = {
         opset=18,
     ),
     "a spectrum": Case(
-        "a = MatMul(x, A) u = Unsqueeze(a, last) d = DFT<axis=1>(u) s = ReduceSum<keepdims=0>(d, last) "
-        "y = MatMul(s, P)",
+        "a = MatMul(x, A) u = Unsqueeze(a, last) d = DFT<axis=1>(u) "
+        "s = ReduceSum<keepdims=0>(d, last) y = MatMul(s, P)",
         {"A": (12, 8), "last": np.array([3]), "P": (8, 3)},
         (8,),
         inputs="float[2,5,12] x",
