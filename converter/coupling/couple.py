@@ -12,7 +12,6 @@ from converter.coupling.components import Components
 from converter.coupling.ends import freeze_ends
 from converter.coupling.heads import Choices
 from converter.coupling.propagate import Propagation
-from converter.coupling.sizes import freeze_computed_sizes
 from converter.coupling.structure import Coupling
 
 if TYPE_CHECKING:
@@ -58,7 +57,6 @@ def _propagated(
     walk.run()
     freeze_ends(walk)
     _freeze_bodies(walk)
-    freeze_computed_sizes(walk)
     names = frozenset(frozen_nodes)
     for node in model.graph if names else ():
         if (node.name or node.outputs[0].name) in names:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from converter.coupling.propagate import Propagation
     from converter.ops.axes.site import Labels
 
-_ONLY_SIZES = frozenset({"Shape", "Size"})
+_TAKE_PARTS = frozenset({"Gather", "Pad", "Shape", "Size", "Slice", "Split"})
+"""Operators that may drop indices, and whose rows say which ones stay."""
 _REASON = "the operator needs all of the axis"
 
 
@@ -24,7 +25,7 @@ def freeze_ends(walk: Propagation) -> None:
         uses.setdefault(node, []).extend(axes)
     known = np.zeros(len(walk.union), bool)
     for node, given in uses.items():
-        if node.op_type in _ONLY_SIZES:
+        if node.op_type in _TAKE_PARTS:
             continue
         leaving = [axis for output in node.outputs for axis in walk.values.get(output, ())]
         leaving += sunk.get(node, [])

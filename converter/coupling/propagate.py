@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.core import graph as g
+from converter.coupling.sizes import COMPUTED, Sizes
 from converter.coupling.structure import Sink, Use
 from converter.coupling.union import Labels as Union
 from converter.ops.axes.site import STAYS, Axes, Labels, SinkKind, Unclear
@@ -55,6 +56,7 @@ class Propagation:
         self.balances: list[Array] = []
         self.marks: list[tuple[Array, str]] = []
         self.splits: list[tuple[ir.Node, tuple[int, ...], int]] = []
+        self.sizes = Sizes()
         self._choose = choose
         self._fixed: set[ir.Value] = set()
         self._shared: dict[ir.Value, Axes] = {}
@@ -69,6 +71,16 @@ class Propagation:
             self._node = node
             self._opset = self.model.graph.opset_imports.get(node.domain) or 1
             self._visit(node)
+            if g.is_op(node, "Shape", "Size"):
+                self.sizes.shape_of(node, self.shape(0), self.labels(0))
+            else:
+                self.sizes.visit(node, self.size_of(node.outputs[0]) if node.outputs else None)
+        for value in self.model.graph.outputs:
+            producer = value.producer()
+            if producer is not None:
+                self.sizes.use(value, producer)
+        for labels, node in self.sizes.used:
+            self.union.freeze(labels, node, COMPUTED)
         for value in self.model.graph.outputs:
             self.freeze_all(self.values.get(value, ()), value.producer(), OUTPUT)
 
@@ -187,7 +199,11 @@ class Propagation:
 
     def constant(self, position: int) -> Array | None:
         """Return a constant input."""
-        return g.constant_array(self.node.inputs[position]) if self.given(position) else None
+        value = self.node.inputs[position] if self.given(position) else None
+        if value is None:
+            return None
+        array = g.constant_array(value)
+        return self.sizes.exact(value) if array is None else array
 
     def fixed(self, position: int) -> bool:
         """Tell whether an input follows from constants alone."""

@@ -1,12 +1,234 @@
-"""Sizes that a model computes with: an axis stays where its size becomes part of a result."""
+"""Arithmetic with sizes: what it gives, and which axes must stay because of it.
+
+Shape hands out sizes. Where they become operands such as the shape of a Reshape, they follow when
+an axis is cut. Where they become numbers (a mean's divisor, the scale of an attention), the axis
+stays.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.core import graph as g
 
 if TYPE_CHECKING:
-    from converter.coupling.propagate import Propagation
+    import onnx_ir as ir
+
+    from converter.ops.axes.site import Axes
+
+Array = np.ndarray[Any, Any]
+Origins = tuple[tuple[Array, ...], ...]
+"""For every element the labels of the axes whose sizes it was computed from."""
+COMPUTED = "the model computes with the size of the axis"
+_MOST = 64
+_OPERANDS: dict[str, tuple[int, ...]] = {
+    "CenterCropPad": (1,),
+    "ConstantOfShape": (0,),
+    "Expand": (1,),
+    "Pad": (1,),
+    "Reshape": (1,),
+    "Resize": (2, 3),
+    "Slice": (1, 2, 3, 4),
+    "Split": (1,),
+    "Squeeze": (1,),
+    "Tile": (1,),
+    "Unsqueeze": (1,),
+    "Upsample": (1,),
+}
+"""Inputs that say how long axes are, or where they are cut."""
 
 
-def freeze_computed_sizes(walk: Propagation) -> None:
-    """Freeze axes whose observed size is used as a number, not as the size of an axis."""
+@dataclass(frozen=True, eq=False)
+class Numbers:
+    """A small value made of sizes and constants.
+
+    Attributes:
+        array: float64, NaN where a size is not certain.
+        whole: Integers: a division drops the remainder.
+        origins: Of every element, in C order.
+    """
+
+    array: Array
+    whole: bool
+    origins: Origins
+
+    @property
+    def certain(self) -> bool:
+        """Whether all elements are known."""
+        return bool(np.isfinite(self.array).all())
+
+
+class Sizes:
+    """Values that follow from sizes and constants alone, in the order of the graph."""
+
+    def __init__(self) -> None:
+        self._numbers: dict[ir.Value, Numbers] = {}
+        self.used: list[tuple[Array, ir.Node]] = []
+
+    def exact(self, value: ir.Value) -> Array | None:
+        """Return a value as integers where it is certain."""
+        numbers = self._numbers.get(value)
+        if numbers is None or not numbers.whole or not numbers.certain:
+            return None
+        return numbers.array.astype(np.int64)
+
+    def shape_of(self, node: ir.Node, sizes: Sequence[int], axes: Axes) -> None:
+        """Take in a Shape node: sizes are certain where weights make them, or the file says so."""
+        declared = node.inputs[0].shape if node.inputs[0] is not None else None
+        array, origins = np.full(len(sizes), np.nan), []
+        for axis, size in enumerate(sizes):
+            labels = axes[axis] if axis < len(axes) else None
+            stated = declared[axis] if declared is not None and len(declared) > axis else None
+            if labels is not None or isinstance(stated, int):
+                array[axis] = size
+            origins.append(() if labels is None else (labels,))
+        start = node.attributes.get_int("start", 0) or 0
+        end = node.attributes.get_int("end", None)
+        if node.op_type == "Size":
+            everything = tuple(labels for one in origins for labels in one)
+            found = Numbers(np.asarray(math.prod(array)), True, (everything,))
+        else:
+            found = Numbers(array[start:end], True, tuple(origins[start:end]))
+        self._numbers[node.outputs[0]] = found
+
+    def visit(self, node: ir.Node, sizes: Sequence[int] | None) -> None:
+        """Follow numbers through a node; note where they meet what depends on the input.
+
+        Args:
+            node: Any but Shape and Size.
+            sizes: Of its first output, None where they are not known.
+        """
+        read = [i for i, value in enumerate(node.inputs) if value in self._numbers]
+        if not read or node.op_type == "Constant":
+            return
+        operands = [self._of(value) for value in node.inputs]
+        if all(x is not None for x in operands) and node.outputs and sizes is not None:
+            numbers = _follow(node, [x for x in operands if x is not None], sizes)
+            if numbers is not None:
+                self._numbers[node.outputs[0]] = numbers
+                return
+        harmless = _OPERANDS.get(node.op_type, ()) if node.domain in g.DEFAULT_DOMAINS else ()
+        for position in read:
+            if position not in harmless:
+                self.use(node.inputs[position], node)
+
+    def use(self, value: ir.Value | None, node: ir.Node) -> None:
+        """Note that sizes become numbers of a result."""
+        numbers = self._numbers.get(value) if value is not None else None
+        for origins in numbers.origins if numbers is not None else ():
+            self.used.extend((labels, node) for labels in origins)
+
+    def _of(self, value: ir.Value | None) -> Numbers | None:
+        if value is None:
+            return Numbers(np.zeros(0), True, ())
+        if value in self._numbers:
+            return self._numbers[value]
+        tensor = g.constant(value)
+        if tensor is None or tensor.size > _MOST or tensor.dtype.name == "STRING":
+            return None
+        whole = tensor.dtype.is_integer() or tensor.dtype.name == "BOOL"
+        array = tensor.numpy().astype(np.float64)
+        return Numbers(array, whole, ((),) * array.size)
+
+
+def _follow(node: ir.Node, given: Sequence[Numbers], sizes: Sequence[int]) -> Numbers | None:
+    """Return what a node makes of numbers; unknown operators make unknown numbers."""
+    if math.prod(sizes) > _MOST or node.domain not in g.DEFAULT_DOMAINS:
+        return None
+    rule = _RULES.get(node.op_type)
+    whole = all(numbers.whole for numbers in given)
+    if rule is not None:
+        picked = rule(node, [numbers.array for numbers in given], whole)
+        if picked is not None and picked.size == math.prod(sizes):
+            array = picked.reshape(sizes)
+            if node.op_type == "Cast":
+                whole = node.attributes.get_int("to", 7) in (6, 7)
+            return Numbers(array, whole, _origins(node, given, array.size))
+    everything = tuple(labels for numbers in given for one in numbers.origins for labels in one)
+    unknown = np.full(tuple(sizes), np.nan)
+    return Numbers(unknown, whole, (everything,) * unknown.size)
+
+
+def _origins(node: ir.Node, given: Sequence[Numbers], size: int) -> Origins:
+    """Return the origins of a result, element by element where the operator moves elements."""
+    table = [one for numbers in given for one in numbers.origins]
+    everything = tuple(labels for one in table for labels in one)
+    rule = _RULES[node.op_type]
+    if node.op_type in _MOVES:
+        starts = np.cumsum([0, *(len(numbers.origins) for numbers in given)])
+        ids = [
+            np.arange(start, start + numbers.array.size).reshape(numbers.array.shape)
+            for start, numbers in zip(starts, given, strict=False)
+        ]
+        operands = [ids[0], *(numbers.array for numbers in given[1:])]
+        moved = rule(node, ids if node.op_type == "Concat" else operands, True)
+        if moved is not None:
+            return tuple(table[int(i)] for i in moved.ravel())
+    return (everything,) * size
+
+
+Rule = Callable[["ir.Node", Sequence[Array], bool], Array | None]
+
+
+def _gather(node: ir.Node, given: Sequence[Array], _: bool) -> Array | None:
+    if not np.isfinite(given[1]).all():
+        return None
+    return given[0].take(given[1].astype(np.int64), axis=node.attributes.get_int("axis", 0))
+
+
+def _concat(node: ir.Node, given: Sequence[Array], _: bool) -> Array:
+    return np.concatenate(given, axis=node.attributes.get_int("axis", 0))
+
+
+def _slice(node: ir.Node, given: Sequence[Array], _: bool) -> Array | None:
+    if len(given) < 3 or given[0].ndim != 1 or not all(np.isfinite(x).all() for x in given[1:]):
+        return None
+    step = int(given[4].ravel()[0]) if len(given) > 4 and given[4].size else 1
+    start, end = (int(x.ravel()[0]) for x in given[1:3])
+    return given[0][slice(start, end, step)] if step > 0 else None
+
+
+def _first(_: ir.Node, given: Sequence[Array], __: bool) -> Array:
+    return given[0]
+
+
+def _divide(_: ir.Node, given: Sequence[Array], whole: bool) -> Array:
+    with np.errstate(all="ignore"):
+        quotient = given[0] / given[1]
+    return np.trunc(quotient) if whole else quotient
+
+
+def _plain(function: Callable[..., Any]) -> Rule:
+    def rule(_: ir.Node, given: Sequence[Array], __: bool) -> Array:
+        with np.errstate(all="ignore"):
+            return np.asarray(function(*given))
+
+    return rule
+
+
+_MOVES = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
+_RULES: dict[str, Rule] = {
+    "Add": _plain(np.add),
+    "Cast": _first,
+    "Ceil": _plain(np.ceil),
+    "Concat": _concat,
+    "Div": _divide,
+    "Floor": _plain(np.floor),
+    "Gather": _gather,
+    "Identity": _first,
+    "Max": _plain(lambda *x: np.max(np.broadcast_arrays(*x), axis=0)),
+    "Min": _plain(lambda *x: np.min(np.broadcast_arrays(*x), axis=0)),
+    "Mul": _plain(np.multiply),
+    "Neg": _plain(np.negative),
+    "Reshape": _first,
+    "Slice": _slice,
+    "Sqrt": _plain(np.sqrt),
+    "Squeeze": _first,
+    "Sub": _plain(np.subtract),
+    "Unsqueeze": _first,
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converter.ops.axes.align import freeze_from, normal, rows
-from converter.ops.axes.site import Axes, Labels, Rule, Site, SinkKind
+from converter.ops.axes.site import Axes, Labels, Rule, SinkKind, Site
 
 _WINDOW = "a window slides over the axis"
 _STATISTICS = "statistics are taken over the axis"

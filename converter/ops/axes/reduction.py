@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from converter.ops.axes.align import axes_of, normal, rows
-from converter.ops.axes.site import Labels, Rule, Site, SinkKind
+from converter.ops.axes.site import Labels, Rule, SinkKind, Site
 
 
 def _reduction(kind: SinkKind | None) -> Rule:
