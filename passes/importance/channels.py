@@ -17,7 +17,7 @@ import numpy as np
 from converter.calibration.statistic import Request
 from converter.core.graph import constant_array, is_op
 from converter.coupling.structure import Component, Coupling, Sink, Use
-from passes.importance.weights import floats, weight_of
+from passes.importance.weights import floats, weight_at, weight_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -161,7 +161,7 @@ def _clp(component: Component, coupling: Coupling, evidence: Evidence) -> Array:
     """
     worst = np.full(component.atoms.size, -np.inf)
     for node, position, axis in component.producers:
-        weight = weight_of(node.inputs[position])
+        weight = weight_at(node, position)
         labels = _axis_labels(coupling, node, position, axis)
         if weight is None or labels is None or weight.ndim < 2 or weight.shape[axis] < 2:
             continue
@@ -244,7 +244,7 @@ def _along(
     function: Callable[[Array], Array],
 ) -> Array:
     """Return the sum of a function of a constant's elements per atom."""
-    weight = weight_of(node.inputs[position])
+    weight = weight_at(node, position)
     labels = _axis_labels(coupling, node, position, axis)
     if weight is None or labels is None or weight.shape[axis] != labels.size:
         return np.zeros(component.atoms.size)

@@ -36,6 +36,16 @@ def weight_of(value: ir.Value | None, depth: int = 0) -> Array | None:
     return _dequantized(node, source) if is_op(node, "DequantizeLinear") else source
 
 
+def weight_at(node: ir.Node, position: int) -> Array | None:
+    """Return a weight as an input of a node, in numbers: integers stand for what is made of them.
+
+    None for scales and zero points of integers, which are no weights of their own.
+    """
+    if not is_op(node, "DequantizeLinear"):
+        return weight_of(node.inputs[position])
+    return weight_of(node.outputs[0]) if position == 0 else None
+
+
 def floats(array: Array) -> Array:
     """Return an array in float32 or float64, whichever holds its numbers."""
     return array if array.dtype == np.float64 else array.astype(np.float32, copy=False)
