@@ -184,7 +184,7 @@ class Propagation:
         sizes = tuple(tensor.shape.numpy())
         if tensor.dtype.name in _STATELESS_INTS:
             return (None,) * len(sizes)
-        if sum(size != 1 for size in sizes) <= 1:
+        if sum(size != 1 for size in sizes) <= 1 or _is_uniform(tensor):
             return self._new(sizes)
         if value not in self._shared:
             self._shared[value] = self._new(sizes)
@@ -310,3 +310,18 @@ class Propagation:
 
 
 OUTPUT = "it is an output of the model"
+
+
+def _is_uniform(tensor: ir.TensorProtocol) -> bool:
+    """Tell whether a constant holds one number everywhere, so that it is shared by chance.
+
+    The states that recurrent layers start from, for one, are zeros that exporters store once.
+    """
+    if not 0 < tensor.size <= _SMALL:
+        return False
+    array = tensor.numpy()
+    return bool((array == array.flat[0]).all())
+
+
+_SMALL = 1 << 14
+"""Elements of a constant above which it is not looked at."""
