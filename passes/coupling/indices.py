@@ -246,7 +246,7 @@ def _known(sizes: Sizes, node: ir.Node, position: int) -> Array | None:
 
 
 def pads(sizes: Sizes, edit: Edit, node: ir.Node) -> None:
-    """Crop as many indices as are left of the cropped ones; what is padded stays as it is."""
+    """Crop and pad as many indices as are left of the cropped and the padded ones."""
     if edit.opset < 11 or len(node.inputs) < 2:
         return
     before = _before(sizes, node, 1)
@@ -259,14 +259,19 @@ def pads(sizes: Sizes, edit: Edit, node: ir.Node) -> None:
         size if isinstance(size, int) else Old(i) for i, size in enumerate(before)
     ]
     for i, axis in enumerate(axes):
-        left, length = _left(sizes, node, 0, axis), _length(sizes, node, axis)
-        if left is None or length is None:
-            continue
-        first, last = before[i], before[i + len(axes)]
-        if isinstance(first, int) and first < 0:
-            entries[i] = -int(np.count_nonzero(left < -first))
-        if isinstance(last, int) and last < 0:
-            entries[i + len(axes)] = -int(np.count_nonzero(left >= length + last))
+        length = _length(sizes, node, axis)
+        for end, place in enumerate((i, i + len(axes))):
+            amount = before[place]
+            if length is None or not isinstance(amount, int):
+                continue
+            other = before[i + len(axes) if end == 0 else i]
+            left = _left(sizes, node, 0, axis) if amount < 0 else _left_output(sizes, node, axis)
+            if left is None or not isinstance(other, int):
+                continue
+            # where the last of them begin: of the input if they go, of the output if they come
+            start = length + amount if amount < 0 else length + other
+            count = np.count_nonzero(left < abs(amount) if end == 0 else left >= start)
+            entries[place] = int(count) if amount > 0 else -int(count)
     kept = tuple(Old(i) if not isinstance(size, int) else size for i, size in enumerate(before))
     if tuple(entries) != kept:
         write(edit, node, 1, entries)
