@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.core.graph import constant_array, is_op, opset
+from converter.core.graph import is_op, opset
 from converter.coupling.structure import Coupling
 from passes.coupling.layers import Linear, linear_of, pads_with_zeros
+from passes.importance.weights import weight_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -144,7 +145,7 @@ class Constancy:
         return result
 
     def _pointwise(self, node: ir.Node, known: Known) -> Known:
-        others = [None if v is None else constant_array(v) for v in node.inputs[1:]]
+        others = [None if v is None else weight_of(v) for v in node.inputs[1:]]
         if any(v is not None and o is None for v, o in zip(node.inputs[1:], others, strict=True)):
             return {}
         if any(o is not None and o.size != 1 for o in others):
@@ -153,7 +154,7 @@ class Constancy:
         return {} if made is None else dict(zip(known, made.tolist(), strict=True))
 
     def _normalization(self, node: ir.Node, known: Known) -> Known:
-        parts = [constant_array(v) for v in node.inputs[1:5]]
+        parts = [weight_of(v) for v in node.inputs[1:5]]
         axes = self._coupling.uses.get((node, 0), ())
         labels = axes[1] if len(axes) > 1 else None
         if labels is None or node.attributes.get_int("training_mode", 0) != 0:
@@ -188,7 +189,7 @@ class Constancy:
 
     def _side(self, node: ir.Node, position: int) -> tuple[Known, float | None]:
         """Return the constants of an input by atom, and the one of all atoms not among them."""
-        array = constant_array(node.inputs[position])
+        array = weight_of(node.inputs[position])
         if array is None:
             return self.at(node.inputs[position]), None
         if array.dtype.kind not in "fV" or not array.size:
@@ -242,7 +243,7 @@ def _average(node: ir.Node, number: float) -> bool:
 def _pad(node: ir.Node, number: float) -> bool:
     if node.attributes.get_string("mode", "constant") != "constant":
         return True
-    given = constant_array(node.inputs[2]) if len(node.inputs) > 2 else None
+    given = weight_of(node.inputs[2]) if len(node.inputs) > 2 else None
     if len(node.inputs) > 2 and node.inputs[2] is not None and given is None:
         return False
     filled = (

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.core.graph import constant_array, is_op
+from converter.core.graph import is_op
 from converter.coupling.structure import Coupling
 from passes.coupling.constancy import BINARY, POINTWISE
 from passes.coupling.layers import Linear
+from passes.importance.weights import weight_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -124,7 +125,7 @@ class Equality:
         here = [a for a in axes if a is not None]
         present = {int(a) for labels in here for a in np.unique(labels)}
         read: dict[int, Hashable] = {a: None for a in wanted if a not in present}
-        array = constant_array(value)
+        array = weight_of(value)
         classes = self.at(value)
         if array is None:
             read.update({a: classes[a] for a in wanted if a in classes})

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from converter.core.graph import add_initializer, constant_array, is_op, set_constant
+from converter.core.graph import Names, add_initializer, is_op, set_constant
 from passes.importance.weights import weight_of
 
 Array = np.ndarray[Any, Any]
@@ -133,7 +133,7 @@ def _bias(node: ir.Node, rows: int) -> Array | None:
     value = node.inputs[2] if len(node.inputs) > 2 else None
     if value is None:
         return np.zeros(rows)
-    found = constant_array(value)
+    found = weight_of(value)
     if found is None or found.size not in {1, rows} or (found.size > 1 and found.shape[-1] != rows):
         return None
     wide = found.astype(np.float64).reshape(-1)
@@ -150,37 +150,38 @@ def can_shift(layer: Linear) -> bool:
     return layer.bias is not None and layer.bias_scale != 0
 
 
-def shift(layer: Linear, amount: Array) -> None:
+def shift(layer: Linear, amount: Array, names: Names) -> None:
     """Add constants to the outputs of a layer, in place; see :func:`can_shift`.
 
     Args:
         layer: The layer.
         amount: float64 (rows,).
+        names: Of the model.
     """
     if is_op(layer.node, "MatMul"):
         found = _add_behind(layer)
         assert found is not None
         node, position = found
-        old = constant_array(node.inputs[position])
+        old = weight_of(node.inputs[position])
         assert old is not None
-        replace_constant(node, position, (old.astype(np.float64) + amount).astype(old.dtype))
+        replace_constant(node, position, (old.astype(np.float64) + amount).astype(old.dtype), names)
         return
     assert layer.bias is not None
     kind = layer.weight.dtype
     wide = (layer.bias + amount) / layer.bias_scale
     if len(layer.node.inputs) < 3:
         layer.node.resize_inputs(3)
-    replace_constant(layer.node, 2, wide.astype(kind), f"{layer.node.outputs[0].name}_bias")
+    replace_constant(layer.node, 2, wide.astype(kind), names)
 
 
-def replace_constant(node: ir.Node, position: int, array: Array, name: str = "constant") -> None:
+def replace_constant(node: ir.Node, position: int, array: Array, names: Names) -> None:
     """Give a node another constant input; other readers of the old one keep it.
 
     Args:
         node: The reader.
         position: Of the input.
         array: The new numbers.
-        name: For the constant where there was none.
+        names: Of the model.
     """
     old = node.inputs[position]
     if old is not None and _only_here(old):
@@ -188,8 +189,8 @@ def replace_constant(node: ir.Node, position: int, array: Array, name: str = "co
         return
     graph = node.graph
     assert isinstance(graph, ir.Graph)
-    base = old.name if old is not None and old.name else name
-    node.replace_input_with(position, add_initializer(graph, base, array))
+    base = old.name if old is not None and old.name else f"{node.outputs[0].name}_bias"
+    node.replace_input_with(position, add_initializer(graph, names.fresh(base), array))
 
 
 def _only_here(value: ir.Value) -> bool:
@@ -205,7 +206,7 @@ def _add_behind(layer: Linear) -> tuple[ir.Node, int] | None:
     if len(users) != 1 or output.is_graph_output() or not is_op(users[0][0], "Add"):
         return None
     node, index = users[0]
-    found = constant_array(node.inputs[1 - index])
+    found = weight_of(node.inputs[1 - index])
     if found is None or found.size != layer.rows or found.shape[-1:] != (layer.rows,):
         return None
     return node, 1 - index

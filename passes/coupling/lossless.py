@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.core.graph import constant_array
+from converter.core.graph import Names, constant_array
 from converter.coupling.couple import Units, couple
 from converter.coupling.structure import Component, Coupling, Sink
 from passes.coupling.constancy import Constancy, Known
@@ -145,6 +145,7 @@ class _Search:
         self.components = components
         self.alive = coupling.all_alive()
         self.zeros = 0
+        self._names = Names(model)
         self._constancy = Constancy(model, coupling)
         self._equality = Equality(model, coupling, self._constancy.layers)
 
@@ -287,7 +288,7 @@ class _Search:
             inputs[labels == atom] = number
         groups, rows, columns, _ = layer.weight.shape
         amount = (layer.sums() * inputs.reshape(groups, 1, columns)).sum(axis=2)
-        shift(layer, amount.reshape(groups * rows))
+        shift(layer, amount.reshape(groups * rows), self._names)
         self._move_columns(sink, dict.fromkeys(numbers))
 
     # --- equal atoms ------------------------------------------------------------------------------
@@ -345,7 +346,7 @@ class _Search:
                 columns[np.flatnonzero(labels == other)] += columns[source]
             columns[source] = 0
         new = np.ascontiguousarray(np.moveaxis(columns, 0, sink.weight_axis))
-        replace_constant(sink.node, sink.weight, new)
+        replace_constant(sink.node, sink.weight, new, self._names)
 
 
 def _own(value: ir.Value | None) -> bool:

@@ -140,6 +140,16 @@ def test_products_without_a_bias(bias):
     shrink(model, {"x": draw(2, 7, 4)}, count=int(bias))
 
 
+def test_biases_that_exporters_share_through_identities():
+    text = (
+        "g (float[N,7,4] x) => (float[N,7,6] y) { e = Identity(b)  f = Identity(b)"
+        "  h = MatMul(x, a)  i = Add(e, h)  r = Sigmoid(i)  j = MatMul(r, c)  y = Add(j, f) }"
+    )
+    a = draw(4, 6)
+    a[:, 3] = 0
+    shrink(model_from_text(text, a=a, b=draw(6), c=draw(6, 6)), {"x": draw(2, 7, 4)}, count=1)
+
+
 def test_equal_channels_are_merged():
     a, b = draw(6, 3, 3, 3), draw(6)
     a[[3, 5]], b[[3, 5]] = a[0], b[0]
