@@ -10,6 +10,7 @@ import onnx_ir as ir
 from converter.data.ports import ports_of
 from converter.data.synthetic import make_synthetic
 from converter.errors import ConverterError
+from converter.execution import sandbox
 from converter.execution.runner import run_model
 
 if TYPE_CHECKING:
@@ -37,9 +38,9 @@ def observe_shapes(model: ir.Model, context: Context) -> Mapping[str, tuple[int,
         for value in model.graph.initializers.values()
         if value.name and value.const_value is not None
     }
-    inferred, tensors = _inferred(model)
+    inferred, tensors = _inferred_in_child(model, context)
     try:
-        found |= _observed(model, context, tensors)
+        found |= _observed(model, context, set(tensors))
     except (ConverterError, ValueError):
         found |= inferred
     return found
@@ -70,14 +71,30 @@ def _observed(model: ir.Model, context: Context, tensors: set[str]) -> dict[str,
     return found
 
 
-def _inferred(model: ir.Model) -> tuple[dict[str, tuple[int, ...]], set[str]]:
-    """Return sizes that onnx infers, and the names of values that may be tensors."""
+_Inferred = tuple[dict[str, tuple[int, ...]], list[str]]
+
+
+def _inferred_in_child(model: ir.Model, context: Context) -> _Inferred:
+    """Infer in a child process: there are models on which onnx crashes."""
+    limits = context.settings.limits
+    try:
+        return sandbox.call(_inferred, model, limits=limits, task="inferring shapes")
+    except ConverterError:
+        return {}, sorted(_names(model))
+
+
+def _names(model: ir.Model) -> set[str]:
     names = {v.name for node in model.graph for v in node.outputs if v.name}
-    names |= {v.name for v in model.graph.inputs if v.name}
+    return names | {v.name for v in model.graph.inputs if v.name}
+
+
+def _inferred(model: ir.Model) -> _Inferred:
+    """Return sizes that onnx infers, and the names of values that may be tensors."""
+    names = _names(model)
     try:
         proto = onnx.shape_inference.infer_shapes(ir.to_proto(_light(model)), data_prop=True)
     except Exception:  # noqa: BLE001 - whatever onnx dislikes, the run may still succeed
-        return {}, names
+        return {}, sorted(names)
     found = {}
     for value in (*proto.graph.value_info, *proto.graph.input, *proto.graph.output):
         kind = value.type.WhichOneof("value")
@@ -87,7 +104,7 @@ def _inferred(model: ir.Model) -> tuple[dict[str, tuple[int, ...]], set[str]]:
             sizes = [d.dim_value for d in value.type.tensor_type.shape.dim]
             if all(size > 0 for size in sizes):
                 found[value.name] = tuple(sizes)
-    return found, names
+    return found, sorted(names)
 
 
 def _light(model: ir.Model) -> ir.Model:

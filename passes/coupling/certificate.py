@@ -192,11 +192,19 @@ def difference_of(expected: Mapping[str, Any], found: Mapping[str, Any]) -> floa
 
 
 def _difference(expected: Any, found: Any) -> float:
+    if isinstance(expected, dict):
+        expected, found = list(expected.items()), list(found.items())
     if isinstance(expected, list | tuple):
         same = len(expected) == len(found)
         return max(map(_difference, expected, found), default=0.0) if same else np.inf
+    if isinstance(expected, float):
+        expected, found = np.asarray(expected), np.asarray(found)
     if not isinstance(expected, np.ndarray):
         return 0.0 if expected == found else np.inf
+    return _of_arrays(expected, found)
+
+
+def _of_arrays(expected: Array, found: Array) -> float:
     if expected.shape != found.shape or expected.dtype != found.dtype:
         return np.inf
     if not expected.size:
