@@ -8,18 +8,19 @@ import numpy as np
 
 from converter.core import graph as g
 from converter.coupling.balance import blocks_of
+from converter.coupling.propagate import Propagation, name_of, weight_of
 from converter.coupling.structure import Component, Freeze, Use, Work
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.coupling.propagate import Propagation
     from converter.ops.axes.site import Axes
 
 Array = np.ndarray[Any, Any]
 Atoms = tuple[Array | None, ...]
 Place = tuple["ir.Node", int, int]
 _UNITS = ("channel", "head", "hidden")
+_WHOLE = "all of its indices can only go together"
 _NO_WEIGHTS = ("INT64", "STRING", "BOOL", "UNDEFINED")
 
 
@@ -37,10 +38,10 @@ class Components:
         while True:
             self._number(units)
             failing = self._balance()
-            if not failing:
-                break
             for blocks in failing:
                 self._unite_rows(blocks)
+            if not failing and not self._freeze_single():
+                break
         self._translate()
         self.work = tuple(
             Work(work.node, work.factor, tuple(self._atoms(axis) for axis in work.axes))
@@ -72,6 +73,7 @@ class Components:
         roots = np.flatnonzero(made & seen & wanted)
         roots = roots[union.reason(roots) == 0]
         self.size = len(roots)
+        self._removable = roots
         self._atom = np.full(len(union), -1)
         self._atom[roots] = np.arange(self.size)
         self._unit = unit[roots]
@@ -92,6 +94,17 @@ class Components:
         rank[order] = np.arange(len(order))
         self._component = rank[member.ravel()]
         self._members = [np.flatnonzero(self._component == i) for i in range(len(order))]
+
+    def _freeze_single(self) -> bool:
+        """Freeze components of which nothing would be left; return whether there were any."""
+        found = False
+        for index, atoms in enumerate(self._members):
+            blocks = self._blocks.get(index)
+            least = 1 if blocks is None else len(np.unique(blocks))
+            if len(atoms) <= least:
+                self.walk.union.freeze(self._removable[atoms], None, _WHOLE)
+                found = True
+        return found
 
     def _atoms(self, labels: Array) -> Array:
         found: Array = self._atom[self.walk.union.find(labels)]
@@ -226,7 +239,7 @@ class Components:
         reason = union.reason(places.labels)
         made = np.zeros(len(union), bool)
         made[self._roots[places.constant]] = True
-        inside = (reason > 1) & ~places.constant & made[self._roots]
+        inside = (reason > 1) & places.flowing & made[self._roots]
         _, first = np.unique(self._roots[inside], return_index=True)
         owners, reasons = places.owner[inside][first], reason[inside][first]
         found: dict[tuple[str, str], int] = {}
@@ -259,7 +272,7 @@ class _Places:
             *(
                 (use, axes, True)
                 for use, axes in walk.uses.items()
-                if g.constant(use[0].inputs[use[1]]) is not None
+                if weight_of(use[0].inputs[use[1]]) is not None
             ),
         ]
         for key, axes, fixed in tables:
@@ -314,10 +327,3 @@ def _shares(
                 left = left // size * (size - int(found[index]) // int(counts[index]))
             lost[index] += full - left
     return lost
-
-
-def name_of(node: ir.Node | None) -> str:
-    """Return the name of a node, or of its first output where it has none."""
-    if node is None:
-        return ""
-    return node.name or next((o.name for o in node.outputs if o.name), None) or node.op_type

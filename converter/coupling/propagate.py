@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 Array = np.ndarray[Any, Any]
-_UNITE = "it goes with something that stays"
+_UNITE = "it goes with something that stays at "
 _STATELESS_INTS = {"INT64", "STRING", "UNDEFINED"}
 Chooser = Callable[["ir.Node", Sequence[int]], tuple[int, str | None]]
 
@@ -158,7 +158,8 @@ class Propagation:
         if value is None:
             raise Unclear(f"{self.node.op_type} lacks input {position}")
         sizes = self.size_of(value)
-        assert sizes is not None
+        if sizes is None:
+            raise Unclear("the sizes of its values are unknown")
         return sizes
 
     def output_shape(self, index: int = 0) -> tuple[int, ...]:
@@ -178,16 +179,19 @@ class Propagation:
         assert value is not None
         if value in self.values:
             return self.values[value]
-        tensor = g.constant(value)
+        tensor = weight_of(value)
         if tensor is None:
             return (None,) * len(self.size_of(value) or ())
         sizes = tuple(tensor.shape.numpy())
         if tensor.dtype.name in _STATELESS_INTS:
             return (None,) * len(sizes)
-        if sum(size != 1 for size in sizes) <= 1 or _is_uniform(tensor):
+        callers = value.is_graph_input()
+        if not callers and (sum(size != 1 for size in sizes) <= 1 or _is_uniform(tensor)):
             return self._new(sizes)
         if value not in self._shared:
             self._shared[value] = self._new(sizes)
+            if callers:
+                self.freeze_all(self._shared[value], value, g.OVERRIDABLE)
         return self._shared[value]
 
     def shared(self, value: ir.Value) -> Axes:
@@ -245,7 +249,7 @@ class Propagation:
         if first is None or second is None:
             for one in (first, second):
                 if one is not None:
-                    self.freeze(one, _UNITE)
+                    self.freeze(one, _UNITE + name_of(self.node))
             return first if second is None else second
         if first.size != second.size:
             raise Unclear(f"the sizes of {self.node.op_type} do not fit together")
@@ -253,8 +257,8 @@ class Propagation:
             return first
         stays = (first == STAYS) | (second == STAYS)
         if stays.any():
-            self.union.freeze(first[stays], self.node, _UNITE)
-            self.union.freeze(second[stays], self.node, _UNITE)
+            self.union.freeze(first[stays], self.node, _UNITE + name_of(self.node))
+            self.union.freeze(second[stays], self.node, _UNITE + name_of(self.node))
             self.union.unite(first[~stays], second[~stays])
             return np.maximum(first, second)
         self.union.unite(first, second)
@@ -307,6 +311,20 @@ class Propagation:
         numbers = [axis for axis in axes if isinstance(axis, int)]
         arrays = tuple(axis for axis in axes if axis is not None and not isinstance(axis, int))
         self.work_done.append(RawWork(self.node, int(factor) * math.prod(numbers), arrays))
+
+
+def name_of(node: ir.Node | None) -> str:
+    """Return the name of a node, or of its first output where it has none."""
+    if node is None:
+        return ""
+    return node.name or next((o.name for o in node.outputs if o.name), None) or node.op_type
+
+
+def weight_of(value: ir.Value | None) -> ir.TensorProtocol | None:
+    """Return the tensor of a constant, or the default of an input that callers may override."""
+    if value is None:
+        return None
+    return value.const_value if value.is_graph_input() else g.constant(value)
 
 
 OUTPUT = "it is an output of the model"

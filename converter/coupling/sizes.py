@@ -1,8 +1,8 @@
 """Arithmetic with sizes: what it gives, and which axes must stay because of it.
 
 Shape hands out sizes. Where they become operands such as the shape of a Reshape, they follow when
-an axis is cut. Where they become numbers (a mean's divisor, the scale of an attention), the axis
-stays.
+an axis is cut. Where they become numbers (a mean's divisor, the scale of an attention), the cut
+writes down what they were; where that depends on the input, the axis stays.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ Origins = tuple[tuple[Array, ...], ...]
 """For every element the labels of the axes whose sizes it was computed from."""
 COMPUTED = "the model computes with the size of the axis"
 _MOST = 64
+_FAR = 1 << 62
 _OPERANDS: dict[str, tuple[int, ...]] = {
     "CenterCropPad": (1,),
     "ConstantOfShape": (0,),
@@ -49,13 +50,13 @@ class Numbers:
 
     Attributes:
         array: float64, NaN where a size is not certain.
-        whole: Integers: a division drops the remainder.
         origins: Of every element, in C order.
+        whole: Integers: a division drops the remainder.
     """
 
     array: Array
-    whole: bool
     origins: Origins
+    whole: bool = True
 
     @property
     def certain(self) -> bool:
@@ -75,7 +76,7 @@ class Sizes:
         numbers = self._numbers.get(value)
         if numbers is None or not numbers.whole or not numbers.certain:
             return None
-        return numbers.array.astype(np.int64)
+        return numbers.array.clip(-_FAR, _FAR).astype(np.int64)
 
     def shape_of(self, node: ir.Node, sizes: Sequence[int], axes: Axes) -> None:
         """Take in a Shape node: sizes are certain where weights make them, or the file says so."""
@@ -91,9 +92,9 @@ class Sizes:
         end = node.attributes.get_int("end", None)
         if node.op_type == "Size":
             everything = tuple(labels for one in origins for labels in one)
-            found = Numbers(np.asarray(math.prod(array)), True, (everything,))
+            found = Numbers(np.asarray(math.prod(array)), (everything,))
         else:
-            found = Numbers(array[start:end], True, tuple(origins[start:end]))
+            found = Numbers(array[start:end], tuple(origins[start:end]))
         self._numbers[node.outputs[0]] = found
 
     def visit(self, node: ir.Node, sizes: Sequence[int] | None) -> None:
@@ -104,7 +105,9 @@ class Sizes:
             sizes: Of its first output, None where they are not known.
         """
         read = [i for i, value in enumerate(node.inputs) if value in self._numbers]
-        if not read or node.op_type == "Constant":
+        if node.op_type == "Constant" or not node.inputs:
+            return
+        if not read and any(v is not None and g.constant(v) is None for v in node.inputs):
             return
         operands = [self._of(value) for value in node.inputs]
         if all(x is not None for x in operands) and node.outputs and sizes is not None:
@@ -118,14 +121,16 @@ class Sizes:
                 self.use(node.inputs[position], node)
 
     def use(self, value: ir.Value | None, node: ir.Node) -> None:
-        """Note that sizes become numbers of a result."""
+        """Note that sizes become numbers of a result; what is certain is kept as a constant."""
         numbers = self._numbers.get(value) if value is not None else None
+        if numbers is not None and numbers.certain:
+            return
         for origins in numbers.origins if numbers is not None else ():
             self.used.extend((labels, node) for labels in origins)
 
     def _of(self, value: ir.Value | None) -> Numbers | None:
         if value is None:
-            return Numbers(np.zeros(0), True, ())
+            return Numbers(np.zeros(0), ())
         if value in self._numbers:
             return self._numbers[value]
         tensor = g.constant(value)
@@ -133,7 +138,7 @@ class Sizes:
             return None
         whole = tensor.dtype.is_integer() or tensor.dtype.name == "BOOL"
         array = tensor.numpy().astype(np.float64)
-        return Numbers(array, whole, ((),) * array.size)
+        return Numbers(array, ((),) * array.size, whole=whole)
 
 
 def _follow(node: ir.Node, given: Sequence[Numbers], sizes: Sequence[int]) -> Numbers | None:
@@ -143,15 +148,19 @@ def _follow(node: ir.Node, given: Sequence[Numbers], sizes: Sequence[int]) -> Nu
     rule = _RULES.get(node.op_type)
     whole = all(numbers.whole for numbers in given)
     if rule is not None:
-        picked = rule(node, [numbers.array for numbers in given], whole)
+        picked = rule(node, [numbers.array for numbers in given])
         if picked is not None and picked.size == math.prod(sizes):
             array = picked.reshape(sizes)
+            if node.op_type == "Div" and whole:
+                array = np.trunc(array)
             if node.op_type == "Cast":
                 whole = node.attributes.get_int("to", 7) in (6, 7)
-            return Numbers(array, whole, _origins(node, given, array.size))
-    everything = tuple(labels for numbers in given for one in numbers.origins for labels in one)
+            return Numbers(array, _origins(node, given, array.size), whole=whole)
+    everything: tuple[Array, ...] = ()
+    if not all(numbers.certain for numbers in given):  # else the cut writes down what they were
+        everything = tuple(labels for x in given for one in x.origins for labels in one)
     unknown = np.full(tuple(sizes), np.nan)
-    return Numbers(unknown, whole, (everything,) * unknown.size)
+    return Numbers(unknown, (everything,) * unknown.size, whole=whole)
 
 
 def _origins(node: ir.Node, given: Sequence[Numbers], size: int) -> Origins:
@@ -166,26 +175,26 @@ def _origins(node: ir.Node, given: Sequence[Numbers], size: int) -> Origins:
             for start, numbers in zip(starts, given, strict=False)
         ]
         operands = [ids[0], *(numbers.array for numbers in given[1:])]
-        moved = rule(node, ids if node.op_type == "Concat" else operands, True)
+        moved = rule(node, ids if node.op_type == "Concat" else operands)
         if moved is not None:
             return tuple(table[int(i)] for i in moved.ravel())
     return (everything,) * size
 
 
-Rule = Callable[["ir.Node", Sequence[Array], bool], Array | None]
+Rule = Callable[["ir.Node", Sequence[Array]], Array | None]
 
 
-def _gather(node: ir.Node, given: Sequence[Array], _: bool) -> Array | None:
+def _gather(node: ir.Node, given: Sequence[Array]) -> Array | None:
     if not np.isfinite(given[1]).all():
         return None
     return given[0].take(given[1].astype(np.int64), axis=node.attributes.get_int("axis", 0))
 
 
-def _concat(node: ir.Node, given: Sequence[Array], _: bool) -> Array:
+def _concat(node: ir.Node, given: Sequence[Array]) -> Array:
     return np.concatenate(given, axis=node.attributes.get_int("axis", 0))
 
 
-def _slice(node: ir.Node, given: Sequence[Array], _: bool) -> Array | None:
+def _slice(node: ir.Node, given: Sequence[Array]) -> Array | None:
     if len(given) < 3 or given[0].ndim != 1 or not all(np.isfinite(x).all() for x in given[1:]):
         return None
     step = int(given[4].ravel()[0]) if len(given) > 4 and given[4].size else 1
@@ -193,18 +202,12 @@ def _slice(node: ir.Node, given: Sequence[Array], _: bool) -> Array | None:
     return given[0][slice(start, end, step)] if step > 0 else None
 
 
-def _first(_: ir.Node, given: Sequence[Array], __: bool) -> Array:
+def _first(_: ir.Node, given: Sequence[Array]) -> Array:
     return given[0]
 
 
-def _divide(_: ir.Node, given: Sequence[Array], whole: bool) -> Array:
-    with np.errstate(all="ignore"):
-        quotient = given[0] / given[1]
-    return np.trunc(quotient) if whole else quotient
-
-
 def _plain(function: Callable[..., Any]) -> Rule:
-    def rule(_: ir.Node, given: Sequence[Array], __: bool) -> Array:
+    def rule(_: ir.Node, given: Sequence[Array]) -> Array:
         with np.errstate(all="ignore"):
             return np.asarray(function(*given))
 
@@ -217,7 +220,7 @@ _RULES: dict[str, Rule] = {
     "Cast": _first,
     "Ceil": _plain(np.ceil),
     "Concat": _concat,
-    "Div": _divide,
+    "Div": _plain(np.divide),
     "Floor": _plain(np.floor),
     "Gather": _gather,
     "Identity": _first,

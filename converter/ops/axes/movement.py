@@ -98,7 +98,7 @@ def gather(site: Site) -> None:
     x, indices = site.labels(0), site.labels(1)
     axis = normal(site.node.attributes.get_int("axis", 0), len(x))
     known, labels = site.constant(1), x[axis]
-    inner: tuple[Labels, ...] = indices
+    inner: tuple[Labels, ...] = indices if known is None else (None,) * known.ndim
     if labels is not None:
         if known is None or known.ndim > 1:
             site.freeze(labels, "its rows are looked up by index")
