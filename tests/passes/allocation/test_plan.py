@@ -38,7 +38,7 @@ def weights(*shape, seed):
 
 
 def net():
-    model = model_from_text(
+    return model_from_text(
         NET,
         wa=weights(16, 3, 3, 3, seed=0),
         ba=weights(16, seed=1),
@@ -51,7 +51,6 @@ def net():
         we=weights(5, 20, seed=8),
         be=weights(5, seed=9),
     )
-    return model
 
 
 def batches(count=48, size=16):
@@ -151,8 +150,8 @@ def test_counts_are_rounded_and_the_target_holds(made):
 def test_measured_order_beats_a_random_one(made):
     model, given, found = made
     random = plan(given, Choice(criterion="random", round_to=1))
-    for ours, other in zip(found.curves, random.curves, strict=True):
-        assert ours.errors[ours.rounds // 3] < other.errors[ours.rounds // 3]
+    ours, others = (sum(c.errors[c.rounds // 3] for c in p.curves) for p in (found, random))
+    assert ours < 0.9 * others
     assert found.at(Target("flops", 0.5)).loss < random.at(Target("flops", 0.5)).loss
     assert model.graph.num_nodes() == 13  # the original was left as it is
 
