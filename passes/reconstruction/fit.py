@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal
 
 import numpy as np
 
 from passes.reconstruction.activation import Activation
-from passes.reconstruction.least_squares import Map, System
+from passes.reconstruction.least_squares import Map, Pull, System
 from passes.reconstruction.linear import Linear
 from passes.reconstruction.moments import matched, shifted
 from passes.reconstruction.tail import Tail
@@ -22,11 +21,11 @@ _EXACT = 1e-10
 """Share of the output's variance below which an error is rounding."""
 _RELAXED = 0.6
 """How much further than to the solution a round goes that is not the last."""
-_PLENTY = 8
-"""Rows per input from which the ridge need not be chosen."""
+_PLENTY = 4
+"""Rows per input below which the ridge is larger, if nothing can be held out to choose it."""
 _FEW = 2
 """Rows per input below which weights stay, if nothing can be held out to judge by."""
-_RIDGES = (1.0, 10.0, 100.0)
+_RIDGES = (1.0, 10.0, 100.0, 1000.0)
 
 
 @dataclass(frozen=True)
@@ -78,23 +77,44 @@ def fit(layer: Linear, tail: Tail, rows: Rows, recipe: Recipe) -> Found:
     before = problem.error(present)
     if not before > _EXACT:
         return Found(None, None, before, before, "it is exact already" if before >= 0 else _NAN)
-    best, least, what = present, before, "no fit is better on what was held out"
-    for name, attempt in problem.attempts(present):
-        try:
-            maps = attempt()
-        except np.linalg.LinAlgError:
-            continue
-        error = problem.error(maps)
-        if error < least:
-            best, least, what = maps, error, name
-    if best is present:
-        return Found(None, None, before, before, what)
-    weight = np.stack([m.weight for m in best])
-    bias = np.concatenate([m.bias for m in best])
-    return Found(weight, bias if layer.home is not None else None, before, least, what)
+    best = _Best(present, before, "no fit is better on what was held out")
+    if recipe.method == "least_squares" and problem.many_rows():
+        problem.squares(best)
+    if recipe.method == "moments":
+        best.offer(problem, problem.simple(present, matched), "means and deviations")
+    if layer.home is not None and (best.maps is present or recipe.method == "bias"):
+        best.offer(problem, problem.simple(present, shifted), "the means")
+    if best.maps is present:
+        return Found(None, None, before, before, best.what)
+    weight = np.stack([m.weight for m in best.maps])
+    bias = np.concatenate([m.bias for m in best.maps])
+    return Found(weight, bias if layer.home is not None else None, before, best.error, best.what)
 
 
 _NAN = "its values are not finite"
+
+
+@dataclass(eq=False)
+class _Best:
+    """The best maps so far.
+
+    Attributes:
+        maps: One per group.
+        error: Of these.
+        what: How they were found.
+    """
+
+    maps: list[Map]
+    error: float
+    what: str
+
+    def offer(self, problem: _Problem, maps: list[Map], what: str) -> bool:
+        """Take other maps if they are better; tell whether they are."""
+        error = problem.error(maps)
+        if not error < self.error:
+            return False
+        self.maps, self.error, self.what = maps, error, what
+        return True
 
 
 class _Problem:
@@ -139,17 +159,8 @@ class _Problem:
         made = each(rows.inputs[:, group])
         return made * self._gain[columns] + rows.rest[:, columns]
 
-    def attempts(self, present: list[Map]) -> Iterator[tuple[str, Callable[[], list[Map]]]]:
-        """Yield ways to fit all groups; the first best is taken."""
-        if self.recipe.method == "least_squares" and self._many_rows():
-            for factor in self._ridges():
-                yield _named(factor), partial(self._squares, present, factor)
-        if self.recipe.method == "moments":
-            yield "means and deviations", partial(self._simple, present, matched)
-        if self.layer.home is not None:
-            yield "the means", partial(self._simple, present, shifted)
-
-    def _many_rows(self) -> bool:
+    def many_rows(self) -> bool:
+        """Tell whether weights can be fitted at all."""
         if self.layer.geometry.groups > 1 and not self.recipe.depthwise and self._single():
             return False
         return self._held or len(self._fit.inputs) >= _FEW * (self.layer.depth + 1)
@@ -158,33 +169,71 @@ class _Problem:
         return self.layer.depth == int(np.prod(self.layer.geometry.kernel))
 
     def _ridges(self) -> tuple[float, ...]:
-        if len(self._fit.inputs) >= _PLENTY * (self.layer.depth + 1):
-            return _RIDGES[:1]
-        return _RIDGES if self._held else _RIDGES[1:2]
+        """Return factors of the ridge to try: few samples need a stronger one."""
+        if self._held:
+            return _RIDGES
+        plenty = len(self._fit.inputs) >= _PLENTY * (self.layer.depth + 1)
+        return _RIDGES[:1] if plenty else _RIDGES[1:2]
 
-    def _squares(self, present: list[Map], factor: float) -> list[Map]:
-        return [self._solve(each, i, factor) for i, each in enumerate(present)]
+    def squares(self, best: _Best) -> None:
+        """Fit by least squares: the ridge first, then what the activation changes."""
+        present = best.maps
+        systems = [self._system(each, i) for i, each in enumerate(present)]
+        wanted = [self._fit.wanted[:, self._columns(i)] for i in range(len(present))]
+        pulls = [
+            s.pull(self._goal(w, i)) for i, (s, w) in enumerate(zip(systems, wanted, strict=True))
+        ]
+        chosen = 0.0
+        for factor in self._ridges():
+            maps = self._solved(systems, pulls, present, factor)
+            if not maps or not best.offer(self, maps, _named(factor)):
+                break
+            chosen = factor
+        if not chosen or not self.bounded or not self.recipe.iterations:
+            return
+        start = best.maps
+        self._solved(systems, pulls, present, chosen)
+        found = [
+            self._rounds(s, w, i, start[i])
+            for i, (s, w) in enumerate(zip(systems, wanted, strict=True))
+        ]
+        found = [
+            self._kept_dead(f, p, i) for i, (f, p) in enumerate(zip(found, present, strict=True))
+        ]
+        best.offer(self, found, f"{best.what}, activation")
 
-    def _solve(self, prior: Map, group: int, factor: float) -> Map:
-        rows, columns = self._fit, self._columns(group)
+    def _solved(
+        self, systems: list[System], pulls: list[Pull], present: list[Map], factor: float
+    ) -> list[Map]:
+        """Solve with a ridge; nothing when the rows are not finite."""
+        made = []
+        for i, (system, pull) in enumerate(zip(systems, pulls, strict=True)):
+            try:
+                system.factorise(self.recipe.ridge * factor)
+            except np.linalg.LinAlgError:
+                return []
+            made.append(self._kept_dead(system.solve(pull), present[i], i))
+        return made
+
+    def _rounds(self, system: System, wanted: Array, group: int, found: Map) -> Map:
+        """Fit to targets that follow from what the activation does with the present fit."""
+        for i in range(self.recipe.iterations):
+            made = self._made(found, self._fit, group)
+            goal = self._goal(self.activation.targets(wanted, made), group)
+            new = system.solve(system.pull(goal), found)
+            found = new if i == self.recipe.iterations - 1 else _further(found, new)
+        return found
+
+    def _system(self, prior: Map, group: int) -> System:
         mask = prior.weight != 0.0
-        system = System(
-            np.ascontiguousarray(rows.inputs[:, group]),
+        return System(
+            np.ascontiguousarray(self._fit.inputs[:, group]),
             prior,
             bias=self.layer.home is not None,
             mask=None if mask.all() else mask,
         )
-        system.factorise(self.recipe.ridge * factor)
-        wanted = rows.wanted[:, columns]
-        found = system.solve(self._goal(wanted, group, prior))
-        rounds = self.recipe.iterations if self.bounded else 0
-        for i in range(rounds):
-            goal = self.activation.targets(wanted, self._made(found, rows, group))
-            new = system.solve(self._goal(goal, group, prior), found)
-            found = new if i == rounds - 1 else _further(found, new)
-        return self._kept_dead(found, prior, group)
 
-    def _goal(self, wanted: Array, group: int, prior: Map) -> Array:
+    def _goal(self, wanted: Array, group: int) -> Array:
         """Return what the layer itself is to make."""
         columns = self._columns(group)
         goal: Array = (wanted - self._fit.rest[:, columns]) / self._divisor[columns]
@@ -198,11 +247,11 @@ class _Problem:
         weight = np.where(dead[:, None], prior.weight, found.weight)
         return Map(weight, np.where(dead, prior.bias, found.bias))
 
-    def _simple(self, present: list[Map], method: Callable[[Map, Array, Array], Map]) -> list[Map]:
+    def simple(self, present: list[Map], method: Callable[[Map, Array, Array], Map]) -> list[Map]:
         made = []
         for i, each in enumerate(present):
             rows = self._fit.inputs[:, i]
-            goal = self._goal(self._fit.wanted[:, self._columns(i)], i, each)
+            goal = self._goal(self._fit.wanted[:, self._columns(i)], i)
             found = method(each, each(rows), goal)
             if self.layer.home is None:
                 found = Map(found.weight, each.bias)

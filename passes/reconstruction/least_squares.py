@@ -40,6 +40,19 @@ class Map:
         return made
 
 
+@dataclass(frozen=True, eq=False)
+class Pull:
+    """What targets demand of a layer.
+
+    Attributes:
+        products: Mean of products of centred rows with targets: float64 (inputs, outputs).
+        mean: Of the targets: float64 (outputs,).
+    """
+
+    products: Array
+    mean: Array
+
+
 class System:
     """Normal equations of one layer.
 
@@ -84,28 +97,37 @@ class System:
             regular[np.diag_indices_from(regular)] += self._ridge
             self._factor = Triangle(np.linalg.cholesky(regular))
 
-    def solve(self, targets: Array, start: Map | None = None) -> Map:
-        """Return the map that fits targets best.
+    def pull(self, targets: Array) -> Pull:
+        """Return what targets demand, for :meth:`solve` with any ridge.
 
         Args:
             targets: float32 (rows, outputs).
+        """
+        mean = targets.mean(axis=0, dtype=np.float64)
+        offset = mean if self._bias else self._prior.bias
+        return Pull(self._product(targets, offset) / max(1, len(targets)), mean)
+
+    def solve(self, pull: Pull, start: Map | None = None) -> Map:
+        """Return the map that fits targets best.
+
+        Args:
+            pull: Of the targets.
             start: Where the search begins if weights are masked; None: the present layer.
         """
         prior = self._prior.weight
         if self._ridge <= _SMALLEST:  # constant inputs say nothing about weights
-            return self._with_bias(prior, targets)
-        offset = targets.mean(axis=0, dtype=np.float64) if self._bias else self._prior.bias
-        right = self._product(targets, offset) / len(targets) + self._ridge * prior.T
+            return self._with_bias(prior, pull)
+        right = pull.products + self._ridge * prior.T
         if self._mask is None:
             assert self._factor is not None
-            return self._with_bias(self._factor.solve(right).T, targets)
+            return self._with_bias(self._factor.solve(right).T, pull)
         first = prior if start is None else start.weight
-        return self._with_bias(self._descend(right, first.T).T, targets)
+        return self._with_bias(self._descend(right, first.T).T, pull)
 
-    def _with_bias(self, weight: Array, targets: Array) -> Map:
+    def _with_bias(self, weight: Array, pull: Pull) -> Map:
         if not self._bias:
             return Map(weight, self._prior.bias)
-        return Map(weight, targets.mean(axis=0, dtype=np.float64) - weight @ self._mean)
+        return Map(weight, pull.mean - weight @ self._mean)
 
     def _product(self, others: Array, offset: Array | None = None) -> Array:
         """Return the sum of products of centred rows with others: float64 (inputs, columns).

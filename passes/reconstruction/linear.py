@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _FLOATS = ("f2", "f4", "f8")
+_MATRIX = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,23 +93,29 @@ def linear_of(node: ir.Node) -> Linear | str | None:
     """Describe a node; the reason why its weight cannot be replaced; None: it has none."""
     if not g.is_op(node, "Conv", "ConvTranspose", "Gemm", "MatMul") or len(node.inputs) < 2:
         return None
-    value = node.inputs[1]
-    array = g.constant_array(value)
-    if value is None or array is None or node.inputs[0] is None:
-        return _obstacle(node)
-    if array.dtype.str[1:] not in _FLOATS:
-        return f"its weight is {array.dtype}"
-    if node.op_type == "ConvTranspose":
-        return "ConvTranspose stays as it is"
-    if node.op_type == "MatMul" and array.ndim != 2:
-        return "its weight is no matrix"
-    if any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")):
-        return "its factors alpha and beta are not 1"
+    array = g.constant_array(node.inputs[1])
+    if array is None or node.inputs[0] is None:
+        return _foreign(node)
+    reason = _obstacle(node, array)
+    if reason:
+        return reason
     try:
         geometry = Geometry.of(node, array.shape)
     except ValueError:
         return "its input is transposed"
     return _described(node, geometry, array)
+
+
+def _obstacle(node: ir.Node, array: Array) -> str:
+    if array.dtype.str[1:] not in _FLOATS:
+        return f"its weight is {array.dtype}"
+    if node.op_type == "ConvTranspose":
+        return "ConvTranspose stays as it is"
+    if node.op_type == "MatMul" and array.ndim != _MATRIX:
+        return "its weight is no matrix"
+    if any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        return "its factors alpha and beta are not 1"
+    return ""
 
 
 def _described(node: ir.Node, geometry: Geometry, array: Array) -> Linear | str:
@@ -124,7 +131,7 @@ def _described(node: ir.Node, geometry: Geometry, array: Array) -> Linear | str:
     return Linear(node, geometry, swapped, weight, _bias(home, outputs), home)
 
 
-def _obstacle(node: ir.Node) -> str | None:
+def _foreign(node: ir.Node) -> str | None:
     """Say why a layer without a plain constant weight is left alone."""
     weight = node.inputs[1]
     if weight is not None and weight.is_initializer():

@@ -23,6 +23,7 @@ from converter.execution import sandbox
 from converter.execution.blas import use_one_thread
 from passes.reconstruction.fit import Recipe, fit
 from passes.reconstruction.linear import Linear, install, linear_of
+from passes.reconstruction.order import advanced, rearrange
 from passes.reconstruction.tail import Tail, tail_of
 from passes.reconstruction.targets import Kept, Side, gather
 from passes.tuning.distance import Distances
@@ -90,7 +91,7 @@ class _Pair:
     teacher: ir.Node
 
 
-def reconstruct(
+def reconstruct(  # noqa: PLR0913 - two models, the data and how
     teacher: ir.Model,
     student: ir.Model,
     kept: Kept,
@@ -148,11 +149,9 @@ def _taken(
     skipped = [*skipped, *(Skip(name, reason) for name, reason in found["skipped"])]
     before, after, measure = found["before"], found["after"], found["measure"]
     edits = found["edits"] if after <= before else []
-    for index, position, array, name in edits:
+    for index, behind, position, array, name in edits:
         node = pairs[index].student
-        if position < 0:  # a bias that lies behind the layer
-            node, position = _behind(node), -position - 1
-        install(student, node, position, array, name)
+        install(student, _behind(node) if behind else node, position, array, name)
     notes = _notes(layers, found, taken=after <= before)
     return Repair(bool(edits), layers, tuple(skipped), before, after, measure, notes)
 
@@ -234,7 +233,7 @@ def _run(
     with tempfile.TemporaryDirectory(prefix="recovery-", dir=settings.workspace) as folder:
         walk = _Walk(task, batches, settings, Path(folder))
         walk.baseline()
-        for i in range(len(task.pairs)):
+        for i in walk.order:
             walk.step(i)
             progress(1)
         return walk.result()
@@ -249,23 +248,40 @@ class _Walk:
     edits: list[list[Any]] = field(default_factory=list)
     layers: list[list[Any]] = field(default_factory=list)
     skipped: list[list[str]] = field(default_factory=list)
+    order: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._samples = sum(batch.samples for batch in self.batches)
         self._masks = _held(self.batches, self._samples)
-        pairs = self.task.pairs
-        budget = Budget()
-        self._teacher = self._pieces(self.task.teacher, [p.teacher for p in pairs], budget)
-        self._student = self._pieces(self.task.student, [p.student for p in pairs], budget)
+        self.order = self._arranged()
+        pairs = [self.task.pairs[i] for i in self.order]
+        budget, every = Budget(), range(len(self.batches))
+        self._teacher = self._pieces(self.task.teacher, [p.teacher for p in pairs], budget, every)
+        self._student = self._pieces(self.task.student, [p.student for p in pairs], budget, every)
         self._plain: dict[str, list[Array]] = {}
 
     def _pieces(
-        self, model: ir.Model, stops: Sequence[ir.Node], budget: Budget, every: bool = True
+        self, model: ir.Model, stops: Sequence[ir.Node], budget: Budget, chosen: Sequence[int]
     ) -> Pieces:
         own = Path(tempfile.mkdtemp(dir=self.folder))
-        chosen = range(len(self.batches)) if every else self._judges()
         feeds = [self.batches[i].inputs for i in chosen]
         return Pieces(model, stops, feeds, self.settings, own, budget)
+
+    def _arranged(self) -> list[int]:
+        """Bring both models into a better order, if it is the same; return that of the layers."""
+        task = self.task
+        orders = [
+            advanced(task.student, [pair.student for pair in task.pairs]),
+            advanced(task.teacher, [pair.teacher for pair in task.pairs]),
+        ]
+        places = [{node: i for i, node in enumerate(order)} for order in orders]
+        every = range(len(task.pairs))
+        found = sorted(every, key=lambda i: places[0][task.pairs[i].student])
+        if found != sorted(every, key=lambda i: places[1][task.pairs[i].teacher]):
+            return list(every)
+        rearrange(task.student, orders[0])
+        rearrange(task.teacher, orders[1])
+        return found
 
     @property
     def _apart(self) -> bool:
@@ -279,7 +295,7 @@ class _Walk:
 
     def baseline(self) -> None:
         """Remember the outputs without recovery, of samples that are not fitted on."""
-        pieces = self._pieces(self.task.student.clone(), [], Budget(), every=False)
+        pieces = self._pieces(self.task.student.clone(), [], Budget(), self._judges())
         pieces.finish()
         for value in self.task.student.graph.outputs:
             self._plain[value.name or ""] = list(pieces.values[value.name or ""])
@@ -349,7 +365,7 @@ class _Walk:
 
     def _edit(self, index: int, node: ir.Node, position: int, array: Array, name: str) -> None:
         outside = node is not self.task.pairs[index].student
-        self.edits.append([index, -position - 1 if outside else position, array, name])
+        self.edits.append([index, outside, position, array, name])
         install(self.task.student, node, position, array, name)
 
     def result(self) -> dict[str, Any]:
