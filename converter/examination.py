@@ -14,6 +14,10 @@ from converter.core import graph as g
 from converter.core.context import Context, RunSettings
 from converter.core.contract import Pass, Skip
 from converter.core.observe import Progress, Silent
+from converter.core.select import Selection
+from converter.coupling.couple import Units, couple
+from converter.coupling.describe import Description, describe
+from converter.coupling.shapes import observe_shapes
 from converter.errors import MissingDataError, PreconditionError, UsageError
 from converter.order import Samples
 from converter.pipeline.deadline import limits_for
@@ -29,7 +33,7 @@ if TYPE_CHECKING:
 
     from converter.core.context import Dataset
 
-__all__ = ["Debugging", "Sensitivity", "debug", "sensitivity"]
+__all__ = ["Debugging", "Description", "Sensitivity", "coupling", "debug", "sensitivity"]
 PathLike = str | Path
 USUAL_PASSES = "simplify,quantize:method=minmax"
 USUAL_SAMPLES = 32
@@ -291,6 +295,51 @@ def debug(  # noqa: PLR0913 - the words of the command line, one argument each
     task = Task(given, seed=seed, threads=threads, custom_op_library=_path(custom_op_library))
     a, b = (_model(model, allow_links=allow_links) for model in (first, second))
     return find_differences(a, b, task, progress)
+
+
+def coupling(  # noqa: PLR0913 - the words of the command line, one argument each
+    source: Any,
+    *,
+    explain: Sequence[str] = (),
+    data: Any = None,
+    units: Units = "all",
+    seed: int = 0,
+    allow_links: bool = False,
+    custom_op_library: PathLike | None = None,
+    example: Any = None,
+) -> Description:
+    """Find out which channels, heads and hidden units can be removed, and what must stay and why.
+
+    Args:
+        source: A path, a model, or a PyTorch module.
+        explain: Nodes (name, glob, op:TYPE) about which account is given.
+        data: Samples, of which the first is run to see the sizes; made up without them.
+        units: "heads": attention heads only; "channels": never heads, but what lies within them.
+        seed: Of a made-up sample.
+        allow_links: Accept symbolic and hard links to external data.
+        custom_op_library: Shared library with custom operators.
+        example: Example inputs of a PyTorch module.
+
+    Raises:
+        ModelError: The model cannot be loaded.
+        DataError: The samples do not fit.
+    """
+    from converter.core import registry
+
+    task = Task(Samples(data), seed=seed, custom_op_library=_path(custom_op_library))
+    model = _model(source, allow_links=allow_links, example=example)
+    with tempfile.TemporaryDirectory(prefix="onnxpress-") as folder:
+        settings = task.settings(folder, [model])
+        context = Context(
+            dataset=task.data.open(model, seed),
+            services=LocalServices(settings, Silent()),
+            settings=settings,
+            seed=seed,
+        )
+        if model.functions:
+            model = Pipeline([registry.get("inline")()]).run(model, context).model
+        found = couple(model, observe_shapes(model, context), units=units)
+        return describe(model, found, Selection(tuple(explain)) if explain else None)
 
 
 def _model(source: Any, *, allow_links: bool, example: Any = None) -> ir.Model:

@@ -125,9 +125,12 @@ def _convert(
     return 0
 
 
-def inspect(
+def inspect(  # noqa: PLR0913 - one parameter per option
     *,
     model: opt.Model,
+    coupling: opt.Coupling = False,
+    explain: opt.ExplainCoupling = None,
+    data: opt.Data = None,
     allow_links: opt.AllowLinks = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
@@ -135,10 +138,14 @@ def inspect(
 ) -> int:
     """Show what is in a model: inputs, outputs, operators, weights, storage."""
     del debug
-    from converter import api
+    from converter import api, examination
 
-    found = api.inspect(model, allow_links=allow_links)
-    _show("inspection", found.to_dict(), quiet=quiet, json=json)
+    found = api.inspect(model, allow_links=allow_links).to_dict()
+    if coupling or explain:
+        asked = tuple(explain or ())
+        parts = examination.coupling(model, explain=asked, data=data, allow_links=allow_links)
+        found["coupling"] = parts.to_dict()
+    _show("inspection", found, quiet=quiet, json=json)
     return 0
 
 

@@ -193,6 +193,18 @@ Explain = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+Coupling = Annotated[
+    bool,
+    typer.Option("--coupling", help="Show which channels, heads and units can be removed."),
+]
+ExplainCoupling = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--explain",
+        metavar="NODE",
+        help="Say what of this node can be removed, or why not (name, glob, op:TYPE); repeatable.",
+    ),
+]
 Keep = Annotated[
     bool,
     typer.Option("--keep", help="Write OUT even when a budget is missed.", rich_help_panel=_OUTPUT),

@@ -11,6 +11,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from converter.cli import render_coupling as coupled
 from converter.cli import render_search as search
 from converter.report import summary
 from converter.report import words as t
@@ -275,6 +276,17 @@ def _inspection(console: Console, data: Data) -> None:
         _title(console, title)
         _table(console, ("name", "type", "shape"), [_port(p) for p in ports])
     _inventory(console, data)
+    if "coupling" in data:
+        _coupling(console, data["coupling"])
+
+
+def _coupling(console: Console, data: Data) -> None:
+    for title, heads, rows, right in coupled.tables(data):
+        _title(console, title)
+        _table(console, heads, rows, right=right)
+    for title, lines in coupled.answers(data).items():
+        _title(console, title)
+        _table(console, ("",), [(line,) for line in lines])
 
 
 def _port(port: Data) -> Row:

@@ -249,6 +249,20 @@ class Components:
             found[key] = found.get(key, 0) + 1
         return tuple(Freeze(subject, size, why) for (subject, why), size in found.items())
 
+    def reasons(self) -> dict[ir.Value, tuple[tuple[int, int, str], ...]]:
+        """Return why indices of outputs of nodes stay: axis, how many, reason."""
+        places, union = self._places, self.walk.union
+        numbers = union.reason(places.labels)
+        inside = (numbers > 1) & places.flowing
+        pairs, counts = np.unique(
+            np.stack([places.owner[inside], numbers[inside]]), axis=1, return_counts=True
+        )
+        found: dict[ir.Value, tuple[tuple[int, int, str], ...]] = {}
+        for (owner, number), count in zip(pairs.T.tolist(), counts.tolist(), strict=True):
+            value, axis = places.keys[owner]
+            found[value] = (*found.get(value, ()), (axis, count, union.reasons[number][1]))
+        return found
+
 
 class _Places:
     """Every labelled axis of values and of uses of constants, one after the other.

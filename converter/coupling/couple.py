@@ -94,4 +94,5 @@ def _resolved(walk: Propagation, units: Units) -> Coupling:
         uses=found.uses,
         work=found.work,
         constants=found.constants,
+        reasons=found.reasons(),
     )

@@ -118,6 +118,8 @@ class Coupling:
         values: Atoms of the axes of every node output of the main graph.
         uses: Atoms of the axes of every input of every node, constants included.
         work: Multiply-accumulates of every node that has any.
+        constants: Atoms of the axes of every constant that holds weights.
+        reasons: By output of a node: axis, number of indices that stay, and why.
     """
 
     size: int
@@ -128,6 +130,9 @@ class Coupling:
     uses: Mapping[Use, tuple[Atoms, ...]]
     work: tuple[Work, ...] = ()
     constants: tuple[tuple[Array, ...], ...] = field(default=(), repr=False)
+    reasons: Mapping[ir.Value, tuple[tuple[int, int, str], ...]] = field(
+        default_factory=dict, repr=False
+    )
 
     def all_alive(self) -> Array:
         """Return bool (atoms,), all True."""

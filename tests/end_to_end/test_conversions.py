@@ -112,6 +112,20 @@ def test_bench_and_inspect(tmp_path: Path) -> None:
     assert "Operators" in convert("inspect", MODEL).stdout
 
 
+def test_inspect_says_what_can_be_removed() -> None:
+    done = convert("inspect", MODEL, "--coupling", "--explain", "op:Conv", "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)["coupling"]
+    assert found["components"]
+    assert all(0 < row["macs"] < 1 for row in found["components"])
+    assert found["frozen"][-1]["reason"]
+    assert found["answers"]
+    shown = convert("inspect", MODEL, "--coupling", "--explain", "op:Conv").stdout
+    assert "What can be removed" in shown
+    assert "because" in shown
+    assert found["answers"][0]["what"].split(":")[0] in shown
+
+
 def test_in_place_only_when_asked(tmp_path: Path) -> None:
     model = tmp_path / "m.onnx"
     model.write_bytes(MODEL.read_bytes())

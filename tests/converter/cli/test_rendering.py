@@ -54,6 +54,25 @@ def test_inspection(name: str) -> None:
     assert "[red]" in text  # names are text, not markup
 
 
+def test_coupling_of_hostile_names() -> None:
+    parts = {
+        "macs": 10,
+        "parameters": 5,
+        "components": [
+            {"name": EVIL, "unit": "hidden", "atoms": 4, "blocks": 2, "macs": 0.5, "parameters": 1}
+        ],
+        "frozen": [{"subject": EVIL, "size": 3, "reason": EVIL}] * 30,
+        "answers": [{"subject": EVIL, "rule": "coupling", "what": EVIL}],
+    }
+    data = {**inspect_model(MODELS[min(MODELS)]()).to_dict(), "coupling": parts}
+    text = render("inspection", data)
+    check(text)
+    assert "4 units in 2 blocks" in text
+    assert "10 more" in text
+    data["coupling"] = {**parts, "components": [], "frozen": [], "answers": []}
+    assert "Nothing can be removed" in render("inspection", data)
+
+
 def test_passes() -> None:
     rows = catalogue.list_passes()
     check(render("pass_list", rows))
