@@ -112,3 +112,24 @@ def _between(low: tuple[float, float], high: tuple[float, float]) -> float:
     if low[0] == 0.0:
         share = 0.5  # no cut has no error: its logarithm says nothing
     return low[0] + (high[0] - low[0]) * min(1 - _EDGE, max(_EDGE, share))
+
+
+def most(attempt: Callable[[int], Ruling], asked: int) -> Search[None]:
+    """Find the largest count that holds, at most as many as asked: by halving the bracket.
+
+    Args:
+        attempt: Judges a count from 1 on.
+        asked: The count that is wanted.
+    """
+    tried: list[tuple[float, Ruling]] = []
+    low, high, count = 0, asked + 1, asked
+    best: Attempt[None] | None = None
+    while count > low:
+        ruling = attempt(count)
+        tried.append((float(count), ruling))
+        if ruling.holds:
+            low, best = count, Attempt(float(count), ruling, None)
+        else:
+            high = count
+        count = (low + high) // 2
+    return Search(best, float(asked), tuple(tried))

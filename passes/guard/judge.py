@@ -1,10 +1,15 @@
-"""Does a changed model keep the budget? Asked on samples that nothing was fitted on."""
+"""Does a changed model keep the budget? Asked on samples that nothing was fitted on, then on all.
+
+What was held out tells how good the model is on samples to come, with a margin; all samples
+together are what the verification of the conversion looks at, so there the bare figures count.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +24,8 @@ if TYPE_CHECKING:
 MARGIN = 1.0
 """Standard errors that a figure must be better than its bound: the samples are not all there are,
 and the deepest of several cuts that seemed to hold is one that was lucky."""
-_MOST_BYTES = 256 << 20
+_MOST_BYTES = 256 << 20  # of outputs of the original that are kept
+_AT_ONCE = 64  # batches that one child runs
 _UNITS = {"sqnr": " dB"}
 
 
@@ -46,16 +52,17 @@ class Guard:
     Attributes:
         context: Runs models.
         bounds: The terms; never empty.
-        batches: What models are run on.
-        expected: Outputs of the original on them.
+        original: What models are held against.
+        batches: Held out from every fit.
         margin: In standard errors.
     """
 
     context: Context
     bounds: tuple[Bound, ...]
+    original: ir.Model
     batches: tuple[Batch, ...]
-    expected: tuple[dict[str, Any], ...]
     margin: float = MARGIN
+    _kept: dict[str, list[dict[str, Any]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of(
@@ -67,25 +74,16 @@ class Guard:
             context: Holds the budget.
             teacher: The model before the pass; the reference of the context goes before it, because
                 a budget is about all passes together.
-            batches: Held out from every fit. Those beyond 256 MB of outputs are left out.
+            batches: Held out from every fit.
             margin: In standard errors; 0: just what these samples show.
 
         Returns:
             None when no term of the budget is about results, or there are no samples.
-
-        Raises:
-            ConverterError: The original cannot be run on the samples.
         """
         bounds = tuple(bound for bound in context.budget if measurable(bound))
         if not bounds or not batches:
             return None
-        original = context.reference or teacher
-        first = _run(context, original, batches[:1])
-        nbytes = sum(np.asarray(array).nbytes for array in first[0].values())
-        most = max(1, _MOST_BYTES // max(1, nbytes))
-        chosen = tuple(batches[:most])
-        rest = _run(context, original, chosen[1:])
-        return cls(context, bounds, chosen, (*first, *rest), margin)
+        return cls(context, bounds, context.reference or teacher, tuple(batches), margin)
 
     @property
     def samples(self) -> int:
@@ -96,22 +94,46 @@ class Guard:
         """Run a model and hold its outputs against the budget.
 
         Raises:
-            ConverterError: The model cannot be run.
+            ConverterError: A model cannot be run.
         """
+        ruling = self._rule(model, "held out", self.batches, self.margin)
+        dataset = self.context.dataset
+        if not ruling.holds or dataset is None:
+            return ruling
+        whole = self._rule(model, "all", dataset, 0.0)
+        return ruling if whole.holds else whole
+
+    def _rule(self, model: ir.Model, name: str, batches: Iterable[Batch], margin: float) -> Ruling:
         evidence = Evidence()
-        actual = _run(self.context, model, self.batches)
-        for batch, old, new in zip(self.batches, self.expected, actual, strict=True):
-            evidence.update(old, new, batch)
+        known = self._kept.get(name)
+        kept: list[dict[str, Any]] = []
+        nbytes = 0
+        for index, part in enumerate(_parts(batches)):
+            start = index * _AT_ONCE
+            old = known[start : start + len(part)] if known else []
+            old = old if len(old) == len(part) else _run(self.context, self.original, part)
+            new = _run(self.context, model, part)
+            for batch, first, second in zip(part, old, new, strict=True):
+                evidence.update(first, second, batch)
+            nbytes += sum(np.asarray(array).nbytes for made in old for array in made.values())
+            if nbytes <= _MOST_BYTES:
+                kept += old
+        self._kept.setdefault(name, kept)
+        return self._ruling(evidence, margin, name)
+
+    def _ruling(self, evidence: Evidence, margin: float, name: str) -> Ruling:
         if evidence.broken:
             return Ruling(holds=False, excess=math.inf, text=evidence.broken)
-        found = [(bound, figure(evidence, bound, self.margin)) for bound in self.bounds]
+        found = [(bound, figure(evidence, bound, margin)) for bound in self.bounds]
         known = [(bound, item) for bound, item in found if item is not None]
         if not known:
             return Ruling(holds=True, excess=0.0, text="no term can be measured on these samples")
         bound, worst = max(known, key=lambda pair: pair[1].excess)
         unit = _UNITS.get(bound.metric, "")
         text = f"{bound.metric} {worst.measured:.4g}{unit}"
-        if worst.cautious != worst.measured:
+        if name == "all":
+            text += " on all samples"
+        elif worst.cautious != worst.measured:
             text += f" (with the margin {worst.cautious:.4g})"
         return Ruling(worst.excess <= 1.0, worst.excess, text)
 
@@ -130,8 +152,12 @@ def hold_out(
     return fit, tuple(batch for i, batch in enumerate(batches) if i % step == step - 1)
 
 
+def _parts(batches: Iterable[Batch]) -> Iterator[list[Batch]]:
+    waiting = iter(batches)
+    while part := list(islice(waiting, _AT_ONCE)):
+        yield part
+
+
 def _run(context: Context, model: ir.Model, batches: Sequence[Batch]) -> list[dict[str, Any]]:
-    if not batches:
-        return []
     names = [value.name or "" for value in model.graph.outputs]
     return context.run(model, [batch.inputs for batch in batches], names)

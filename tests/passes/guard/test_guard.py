@@ -13,7 +13,7 @@ from support import model_from_text
 
 from converter.core.context import Batch, Context
 from converter.verification.budget import Budget
-from passes.guard.deepest import deepest
+from passes.guard.deepest import deepest, most
 from passes.guard.judge import Guard, Ruling, hold_out
 
 RNG = np.random.default_rng(0)
@@ -139,3 +139,45 @@ def test_what_never_holds_is_given_up() -> None:
     assert found.best is None
     assert len(found.tried) == 5
     assert "nothing was cut" in found.words("sqnr>=20")
+
+
+class Dataset:
+    """All samples of a conversion, of which the guard got a few."""
+
+    synthetic = False
+    description = "test"
+
+    def __init__(self, rows: np.ndarray) -> None:
+        self.rows = rows
+        self.samples = len(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Any:
+        return (Batch({"x": row[None]}) for row in self.rows)
+
+
+def test_what_holds_on_few_samples_must_hold_on_all() -> None:
+    found = guard("max_error<=0.5")
+    assert found.judge(scaled(2, 2, 2.1)).holds
+    found.context.dataset = Dataset(np.concatenate([X, X, 99 + X[:1]]))
+    for _ in range(2):  # the second time with the outputs of the original that were kept
+        ruling = found.judge(scaled(2, 2, 2.1))
+        assert not ruling.holds
+        assert "on all samples" in ruling.text
+    assert found.judge(scaled(2, 2, 2.001)).holds
+
+
+@pytest.mark.parametrize("edge", range(8))
+def test_the_largest_count_that_holds_is_found(edge: int) -> None:
+    seen = []
+
+    def attempt(count: int) -> Ruling:
+        seen.append(count)
+        return Ruling(count <= edge, count / max(1, edge), f"{count}")
+
+    found = most(attempt, 7)
+    assert (int(found.best.depth) if found.best else 0) == min(edge, 7)
+    assert len(seen) == len(set(seen)) <= 4
+    assert found.stopped == (edge < 7)
