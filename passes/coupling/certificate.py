@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.core.graph import is_op
 from converter.coupling.couple import Units, couple
 from converter.errors import ConverterError
 from passes.coupling.cut import cut
@@ -31,6 +32,10 @@ TOLERANCE = 1e-4
 """Largest difference that rounding explains, as a share of the largest number of an output."""
 _TIES = 0.01
 """Share of whole numbers that may differ: rounding decides which of two equals is the greater."""
+
+
+_FLAT = ("ArgMax", "ArgMin", "Clip", "Hardmax", "Sigmoid", "Softmax", "Tanh", "TopK")
+"""Operators whose outputs may all be equal although their inputs are not."""
 
 
 @dataclass(frozen=True)
@@ -130,6 +135,7 @@ class _Trials:
         self._frozen = frozen_nodes
         self.coupling = self._couple(model)
         self.feeds: Sequence[Arrays] = feeds_for(model, context)
+        self._watched = _watched(model)
 
     def _couple(self, model: ir.Model) -> Coupling:
         return couple(model, self._shapes, units=self._units, frozen_nodes=self._frozen)
@@ -147,9 +153,9 @@ class _Trials:
         step = "cut"
         try:
             cut(student, self._couple(student), alive)
-            found = self._context.run(student, self.feeds)
+            found = self._context.run(student, self.feeds, self._watched)
             step = "masked"
-            expected = self._context.run(masked, self.feeds)
+            expected = self._context.run(masked, self.feeds, self._watched)
         except (ConverterError, ValueError) as error:
             return _Trial(np.inf, f"the {step} model does not run: {_short(error)}")
         difference = max(map(difference_of, expected, found))
@@ -177,6 +183,19 @@ class _Trials:
                 gone = int(np.count_nonzero(~alive[group[0].atoms]))
                 refused.append(Refused(group[0].name, gone, trial.reason))
         return _Found(good, difference, tuple(refused))
+
+
+def _watched(model: ir.Model) -> list[str]:
+    """Return the outputs, and what lies before those that may show no difference any more."""
+    names = []
+    for value in model.graph.outputs:
+        names.append(value.name or "")
+        producer = value.producer()
+        if is_op(producer, *_FLAT) and producer is not None and producer.inputs[0] is not None:
+            before = producer.inputs[0]
+            if before.producer() is not None:
+                names.append(before.name or "")
+    return list(dict.fromkeys(names))
 
 
 def _short(error: Exception) -> str:

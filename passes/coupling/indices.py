@@ -246,35 +246,53 @@ def _known(sizes: Sizes, node: ir.Node, position: int) -> Array | None:
 
 
 def pads(sizes: Sizes, edit: Edit, node: ir.Node) -> None:
-    """Crop and pad as many indices as are left of the cropped and the padded ones."""
-    if edit.opset < 11 or len(node.inputs) < 2:
-        return
-    before = _before(sizes, node, 1)
+    """Pad or crop as many indices as are left of those that were padded or cropped."""
+    old = edit.opset < 11
+    before = _integers(node, "pads") if old else _before(sizes, node, 1)
     dims = sizes.old_input(node, 0).dims
     if before is None or dims is None:
         return
-    given = _before(sizes, node, 3) or tuple(range(len(dims)))
+    given = (None if old else _before(sizes, node, 3)) or tuple(range(len(dims)))
     axes = [axis % len(dims) for axis in given if isinstance(axis, int)]
     entries: list[Entry] = [
         size if isinstance(size, int) else Old(i) for i, size in enumerate(before)
     ]
+    same = list(entries)
     for i, axis in enumerate(axes):
+        first, last = before[i], before[i + len(axes)]
         length = _length(sizes, node, axis)
-        for end, place in enumerate((i, i + len(axes))):
-            amount = before[place]
-            if length is None or not isinstance(amount, int):
-                continue
-            other = before[i + len(axes) if end == 0 else i]
-            left = _left(sizes, node, 0, axis) if amount < 0 else _left_output(sizes, node, axis)
-            if left is None or not isinstance(other, int):
-                continue
-            # where the last of them begin: of the input if they go, of the output if they come
-            start = length + amount if amount < 0 else length + other
-            count = np.count_nonzero(left < abs(amount) if end == 0 else left >= start)
-            entries[place] = int(count) if amount > 0 else -int(count)
-    kept = tuple(Old(i) if not isinstance(size, int) else size for i, size in enumerate(before))
-    if tuple(entries) != kept:
+        if length is None or not isinstance(first, int) or not isinstance(last, int):
+            continue
+        entries[i], entries[i + len(axes)] = _padding(sizes, node, axis, (first, last, length))
+    if entries == same:
+        return
+    if old:
+        _set_integers(node, "pads", [entry for entry in entries if isinstance(entry, int)])
+    else:
         write(edit, node, 1, entries)
+
+
+def _padding(sizes: Sizes, node: ir.Node, axis: int, was: tuple[int, int, int]) -> tuple[int, int]:
+    """Return the padding of one axis; negative where it is cropped.
+
+    Args:
+        sizes: What is left.
+        node: A Pad.
+        axis: Of its input.
+        was: Padding before and after, and the size of the input.
+    """
+    first, last, length = was
+    inside, out = _left(sizes, node, 0, axis), _left_output(sizes, node, axis)
+    if inside is not None and first < 0:
+        first = -int(np.count_nonzero(inside < -first))
+    elif out is not None and first > 0:
+        first = int(np.count_nonzero(out < first))
+    start = max(0, was[0]) + length + min(0, was[0]) + min(0, last)
+    if inside is not None and last < 0:
+        last = -int(np.count_nonzero(inside >= length + last))
+    elif out is not None and last > 0:
+        last = int(np.count_nonzero(out >= start))
+    return first, last
 
 
 def squeezes(sizes: Sizes, edit: Edit, node: ir.Node) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _OPSET_OF_WHERE = 9
+_FAR = 100
 _SHORT = frozenset({ir.DataType.FLOAT16, ir.DataType.BFLOAT16})
 
 
@@ -69,7 +70,22 @@ class Masked:
         if self._facts is None:
             graph = self.edit.graph
             self._facts = Facts(set(graph.inputs), {graph: self.edit.opset}, answer)
-        return self._facts.of(value).dtype or ir.DataType.FLOAT
+        return self._facts.of(value).dtype or self._like(value)
+
+    def _like(self, value: ir.Value) -> ir.DataType:
+        """Take the type of what an unknown operator reads: nearly all keep it."""
+        assert self._facts is not None
+        for _ in range(_FAR):
+            producer = value.producer()
+            inputs = [v for v in producer.inputs if v is not None] if producer is not None else []
+            for each in inputs:
+                found = each.dtype or self._facts.of(each).dtype
+                if found is not None and found.is_floating_point():
+                    return found
+            if not inputs:
+                break
+            value = inputs[0]
+        return ir.DataType.FLOAT
 
     def is_float(self, value: ir.Value | None) -> bool:
         """Tell whether a value holds floating-point numbers."""
