@@ -18,6 +18,7 @@ QUICK = {
     "differential.py": ["--cases", "300"],
     "load_save.py": ["--small"],
     "prune.py": ["--weights", "1e8"],
+    "prune_recurrent.py": ["--hidden", "256", "--rounds", "3"],
     "quantize.py": ["--repeat", "1"],
     "quantize_costs.py": ["--quick"],
 }
