@@ -26,6 +26,7 @@ _HOMES = {
     "Quantize": "quantize",
     "QuantizeDynamic": "quantize_dynamic",
     "QuantizeWeights": "quantize_weights",
+    "Reconstruct": "reconstruct",
     "Simplify": "simplify",
     "Smooth": "smooth",
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,8 +19,10 @@ from converter.core import graph as g
 from converter.core.contract import Skip
 from converter.core.observe import Progress, Silent
 from converter.core.select import Selection
+from converter.errors import ConverterError
 from converter.execution import sandbox
 from converter.execution.blas import use_one_thread
+from passes.allocation.trial import divisible, joined
 from passes.reconstruction.fit import Recipe, fit
 from passes.reconstruction.linear import Linear, install, linear_of
 from passes.reconstruction.order import advanced, rearrange
@@ -40,6 +42,9 @@ _HELD = 8
 """Every so many samples one is not fitted on; fewer samples are all fitted on."""
 _MOST_NUMBERS = 48_000_000
 """Numbers of the largest matrix of rows: 192 MB."""
+
+
+_UNDONE = "undone, because the outputs got worse"
 
 
 @dataclass(frozen=True)
@@ -148,11 +153,14 @@ def _taken(
     layers = tuple(Fitted(*row) for row in found["layers"])
     skipped = [*skipped, *(Skip(name, reason) for name, reason in found["skipped"])]
     before, after, measure = found["before"], found["after"], found["measure"]
-    edits = found["edits"] if after <= before else []
+    taken = after <= before and np.isfinite(after)
+    edits = found["edits"] if taken else []
+    if not taken:
+        layers = tuple(replace(layer, after=layer.before, what=_UNDONE) for layer in layers)
     for index, behind, position, array, name in edits:
         node = pairs[index].student
         install(student, _behind(node) if behind else node, position, array, name)
-    notes = _notes(layers, found, taken=after <= before)
+    notes = _notes(layers, found, taken=bool(taken))
     return Repair(bool(edits), layers, tuple(skipped), before, after, measure, notes)
 
 
@@ -231,12 +239,27 @@ def _run(
     """Fit all layers; called in a child process, whose copy of the model is edited on the way."""
     use_one_thread()
     with tempfile.TemporaryDirectory(prefix="recovery-", dir=settings.workspace) as folder:
-        walk = _Walk(task, batches, settings, Path(folder))
-        walk.baseline()
+        walk = _started(task, batches, settings, Path(folder))
         for i in walk.order:
             walk.step(i)
             progress(1)
         return walk.result()
+
+
+def _started(task: _Task, batches: Sequence[Batch], settings: RunSettings, folder: Path) -> _Walk:
+    """Begin with batches put together where the model takes larger ones: they run faster."""
+    larger = joined(batches) if divisible(task.teacher) else batches
+    if len(larger) < len(batches):
+        walk = _Walk(task, larger, settings, folder)
+        try:
+            walk.baseline()
+        except ConverterError:  # an open size that is not open inside the model
+            pass
+        else:
+            return walk
+    walk = _Walk(task, batches, settings, folder)
+    walk.baseline()
+    return walk
 
 
 @dataclass(eq=False)
