@@ -71,8 +71,10 @@ class Propagation:
             self._node = node
             self._opset = self.model.graph.opset_imports.get(node.domain) or 1
             self._visit(node)
-            if g.is_op(node, "Shape", "Size"):
-                self.sizes.shape_of(node, self.shape(0), self.labels(0))
+            if g.is_op(node, "Shape", "Size") and node.inputs[0] is not None:
+                known = self.size_of(node.inputs[0])
+                if known is not None:
+                    self.sizes.shape_of(node, known, self.labels(0))
             else:
                 self.sizes.visit(node, self.size_of(node.outputs[0]) if node.outputs else None)
         for value in self.model.graph.outputs:
