@@ -34,15 +34,27 @@ def blocks_of(
     if (counts == counts[:, :1]).all():
         return True
     index = int(component[found[0]])
-    alone = (counts > 0).sum(axis=1) == 1
-    if not alone.all() or len(np.unique(counts[counts > 0])) > 1:
-        return False
     if not np.array_equal(found, members[index]):
         return False
-    block = counts.argmax(axis=1)
-    if len(np.unique(np.bincount(block, minlength=len(atoms)))) > 1:
-        return False
-    return _add(index, block, blocks)
+    block = _equal_rows(counts)
+    return block is not None and _add(index, block, blocks)
+
+
+def _equal_rows(counts: Array) -> Array | None:
+    """Return the block of every atom, if equal numbers from all blocks are equal in all rows.
+
+    Args:
+        counts: int64 (atoms, rows): how often an atom occurs in each row.
+    """
+    kinds, first, block = np.unique(counts, axis=0, return_index=True, return_inverse=True)
+    block = block.ravel()
+    sizes = np.bincount(block)
+    if len(np.unique(sizes)) > 1 or len(np.unique(kinds.sum(axis=0))) > 1:
+        return None
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    ordered: Array = rank[block]
+    return ordered
 
 
 def _add(index: int, block: Array, blocks: dict[int, Array]) -> bool:
