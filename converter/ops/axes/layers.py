@@ -150,7 +150,6 @@ ENTRIES = [
     *rows(group_norm, "GroupNormalization"),
     *rows(_layer_norm("layer_norm"), "LayerNormalization"),
     *rows(_layer_norm("rms_norm"), "RMSNormalization", "SimplifiedLayerNormalization"),
-    *rows(_layer_norm("rms_norm"), "SimplifiedLayerNormalization", domain="com.microsoft"),
     *rows(_skip_norm("layer_norm"), "SkipLayerNormalization", domain="com.microsoft"),
     *rows(_skip_norm("rms_norm"), "SkipSimplifiedLayerNormalization", domain="com.microsoft"),
     *rows(_frozen_axis(-1, _SOFTMAX), "Softmax", "LogSoftmax", "Hardmax", since=13),

@@ -58,6 +58,14 @@ UNARY = {
             ("uniform like", "RandomUniformLike"),
         )
     },
+    "swish": Case(
+        "h = MatMul(x, A) r = Swish(h) y = MatMul(r, P)",
+        _A,
+        (8,),
+        runs=False,
+        opset=24,
+        outputs="float[5,2,3] y",
+    ),
 }
 
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Sum", "Mean")
@@ -121,6 +129,7 @@ BINARY = {
         C=(8, 8),
     ),
     "quick gelu": _one("com.microsoft.QuickGelu"),
+    "gelu of onnxruntime": _one("com.microsoft.Gelu"),
     "fast gelu": _one("com.microsoft.FastGelu"),
     "bias gelu": rows("a = com.microsoft.BiasGelu(h, v) y = MatMul(a, P)", v=(8,)),
 }

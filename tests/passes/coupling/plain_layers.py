@@ -273,6 +273,40 @@ MOVES = {
         (),
         frozen="ArgMax",
     ),
+    "the least of positions": image(
+        "i = ArgMin<axis=2>(h) f = Cast<to=1>(i) y = Conv(f, Q)",
+    ),
+    "a running product": Case(
+        "h = MatMul(x, A) a = CumProd(h, n) y = MatMul(a, P)",
+        {"A": (6, 8), "P": (8, 3), "n": np.int64(1)},
+        (8,),
+        runs=False,
+        opset=26,
+        outputs="float[5,2,3] y",
+    ),
+    "numbers that no weight makes": rows(
+        "e = EyeLike(one) r = Range(zero, eight, step) s = Size(x) t = Cast<to=1>(s) "
+        "n = RandomNormal<shape=[1]>() u = RandomUniform<shape=[1]>() q = Mul(n, nil) "
+        "w = Mul(u, nil) a = Add(h, q) b = Add(a, w) c = Add(b, t) d = Add(c, e) y = MatMul(d, P)",
+        one=np.ones((1, 1), np.float32),
+        zero=np.float32(0),
+        eight=np.float32(8),
+        step=np.float32(1),
+        nil=np.zeros(1, np.float32),
+    ),
+    "counted from zero on": Case(
+        "h = MatMul(x, A) r = Range(zero, eight, step) a = Add(h, r) y = MatMul(a, P)",
+        {
+            "A": (6, 8),
+            "P": (8, 3),
+            "zero": np.float32(0),
+            "eight": np.float32(8),
+            "step": np.float32(1),
+        },
+        (),
+        frozen="stays at Add_2",
+    ),
+    "upsample": image("a = Upsample(h, n) y = Conv(a, Q)", opset=9, n=np.array([1, 1, 2, 2], "f")),
     "the greatest positions": image("a, i = TopK<axis=2>(h, n) y = Conv(a, Q)", n=_ints(2)),
     "a running sum over positions": image("a = CumSum(h, n) y = Conv(a, Q)", n=np.int64(2)),
     "a running sum over channels": Case(
