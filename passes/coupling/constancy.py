@@ -15,6 +15,7 @@ import numpy as np
 from converter.core.graph import is_op, opset
 from converter.coupling.structure import Coupling
 from passes.coupling.layers import Linear, linear_of, pads_with_zeros
+from passes.coupling.ranges import Ranges
 from passes.importance.weights import weight_of
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Constancy:
         self._coupling = coupling
         self._opset = opset(model)
         self._known: dict[ir.Value, Known] = {}
+        self._ranges = Ranges()
         self.layers: dict[ir.Node, Linear] = {}
         for node in model.graph:
             self._visit(node)
@@ -96,7 +98,15 @@ class Constancy:
         if layer is not None:
             self.layers[node] = layer
             self._put(node.outputs[0], self._linear(layer), layer.out_axis)
-            return
+        else:
+            self._follow(node)
+        value = node.inputs[0] if node.inputs else None
+        bounds = self._ranges.visit(node, layer, None if value is None else self.rank(value))
+        if bounds is not None:
+            self._put(node.outputs[0], bounds.constants(), bounds.axis)
+
+    def _follow(self, node: ir.Node) -> None:
+        """Note what becomes of constants at a node that is no layer."""
         if not is_op(node, node.op_type):
             return
         if node.op_type in POINTWISE or is_op(node, "BatchNormalization"):
@@ -122,7 +132,7 @@ class Constancy:
             numbers = constants[labels == atom]
             if atom >= 0 and (numbers == numbers[0]).all() and not _elsewhere(axes, axis, atom):
                 found[atom] = float(numbers[0])
-        self._known[value] = found
+        self._known[value] = found | dict(self.at(value))
 
     def _linear(self, layer: Linear) -> Array | None:
         """Return the outputs that no input changes: float64 (rows,), NaN: it changes."""

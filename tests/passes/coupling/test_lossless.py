@@ -140,6 +140,41 @@ def test_products_without_a_bias(bias):
     shrink(model, {"x": draw(2, 7, 4)}, count=int(bias))
 
 
+def test_channels_below_zero_whatever_comes_in():
+    a, b, c, d = draw(6, 3, 3, 3), draw(6), draw(5, 6, 3, 3), draw(5)
+    a[2] *= 1e-9  # a pixel of 65536 would not make up for the bias
+    b[2] = -1
+    most = 6 * np.maximum(without(c.swapaxes(0, 1), 2), 0).sum(axis=(0, 2, 3))
+    d[1], d[3] = -most[1] - 1, -most[3] + 1
+    text = (
+        "g (float[N,3,9,9] x) => (float[N,4,H,W] y) { h = Conv(x, a, b)  r = Clip(h, zero, six)"
+        "  p = AveragePool<kernel_shape=[2,2]>(r)  i = Conv<pads=[1,1,1,1]>(p, c, d)"
+        "  n = Identity(i)  s = Relu(n)  y = Conv(s, e) }"
+    )
+    model = model_from_text(
+        text, a=a, b=b, c=c, d=d, e=draw(4, 5, 3, 3), zero=np.float32(0), six=np.float32(6)
+    )
+    assert shrink(model, IMAGE, count=2).constant == 2
+
+
+@pytest.mark.parametrize("function", ["Sigmoid", "Tanh", "HardSigmoid", "Softmax", "LeakyRelu"])
+def test_ranges_of_activation_functions(function):
+    text = (
+        f"g (float[N,4] x) => (float[N,5] y) {{ h = Gemm(x, a)  f = {function}(h)"
+        "  i = Gemm(f, b, c)  r = Relu(i)  y = Gemm(r, d) }"
+    )
+    b, c = draw(6, 8), draw(8)
+    c[[1, 2]] = -1.01 * np.abs(b[:, [1, 2]]).sum(axis=0)
+    model = model_from_text(text, a=draw(4, 6), b=b, c=c, d=draw(8, 5))
+    shrink(model, {"x": 9 * draw(3, 4)}, count=0 if function == "LeakyRelu" else 2)
+
+
+def test_nothing_is_assumed_of_features():
+    text = "g (float[N,4] x) => (float[N,5] y) { h = Gemm(x, a, b)  r = Relu(h)  y = Gemm(r, c) }"
+    model = model_from_text(text, a=1e-20 * draw(4, 6), b=-np.abs(draw(6)), c=draw(6, 5))
+    shrink(model, {"x": 1e20 * draw(3, 4)}, count=0)
+
+
 def test_biases_that_exporters_share_through_identities():
     text = (
         "g (float[N,7,4] x) => (float[N,7,6] y) { e = Identity(b)  f = Identity(b)"
