@@ -86,7 +86,7 @@ def make_smooth(  # noqa: PLR0913 - all but two have defaults
     Args:
         model: Whose inputs are filled.
         ports: Its inputs, where they are known already.
-        batch: Samples per run; an input whose axis 0 is fixed keeps its size.
+        batch: Samples per run; 1 where an input has a fixed axis 0, whatever its size.
         samples: How many.
         seed: Of the noise.
         mean: Of the signals, one number or one per channel; None: what the model says, else 0.
@@ -97,6 +97,8 @@ def make_smooth(  # noqa: PLR0913 - all but two have defaults
         UsageError: The numbers do not fit the channels, or a deviation is not positive.
     """
     ports = p.ports_of(model) if ports is None else ports
+    if any(port.fixed is not None for port in ports.values() if not port.optional):
+        batch = 1
     plain = make_synthetic(model, ports, batch=batch, samples=samples, seed=seed)
     values = {v.name: v for v in model.graph.inputs}
     told: set[str] = set()

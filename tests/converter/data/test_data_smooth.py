@@ -166,4 +166,6 @@ def test_small_images_and_no_batch():
     model = model_from_text(
         "g (float[1,3,5,2] x) => (float[1,4,3,1] y) { y = Conv<pads=[0,1,0,0]>(x, w) }", **WEIGHT
     )
-    assert draw(model, samples=2).shape == (2, 3, 5, 2)
+    dataset = make_smooth(model, batch=16, samples=20)
+    assert [b.samples for b in dataset] == [1] * 20
+    assert next(iter(dataset)).inputs["x"].shape == (1, 3, 5, 2)
