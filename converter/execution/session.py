@@ -62,6 +62,7 @@ class Session:
         optimize: Let onnxruntime rewrite the graph with everything it has.
         custom_op_library: Shared library with operators, trusted by the user.
         optimized: Where onnxruntime writes the graph that it will run; weights go beside it.
+        profile: Start of the name of a file that tells how long every kernel takes.
 
     Raises:
         UnsupportedOperatorError: onnxruntime does not know an operator.
@@ -76,6 +77,7 @@ class Session:
         optimize: bool = True,
         custom_op_library: Path | None = None,
         optimized: Path | None = None,
+        profile: Path | None = None,
     ) -> None:
         import onnxruntime as ort
 
@@ -95,6 +97,9 @@ class Session:
             entry = "session.optimized_model_external_initializers_"
             options.add_session_config_entry(f"{entry}file_name", f"{optimized.name}.data")
             options.add_session_config_entry(f"{entry}min_size_in_bytes", "1024")
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
         self.path = path
         try:
             if custom_op_library is not None:
@@ -132,6 +137,10 @@ class Session:
             return self._run_small(feed, names)
         except foreign_errors() as error:
             raise _failed(error, self.path) from error
+
+    def end_profile(self) -> Path:
+        """Write the profile and return its file: JSON, a list of events with ``dur`` in us."""
+        return Path(self._session.end_profiling())
 
     def _plain(self, feed: Mapping[str, Any], names: Sequence[str]) -> bool:
         """Tell whether numpy knows all element types at the border."""

@@ -13,11 +13,14 @@ import numpy as np
 from passes.allocation.cost import Cost
 
 Array = np.ndarray[Any, Any]
-_AHEAD = (16, 8, 4)
+_AHEAD = (16, 8, 4, 2)
 _STEPS = 128
 _BINS = 4096
 _TRIES = 24
 _DP_LEVELS = 32
+_SWEEPS = 3
+_WORTH = 1e-4
+_MOST_EXCHANGED = 48
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +41,7 @@ class Options:
 def greedy(options: Sequence[Options], cost: Cost, goal: float) -> list[int]:
     """Take the step with the least damage per cost saved until the goal is met.
 
-    Every step looks ahead by a sixteenth, an eighth and a quarter of the component, so that a
+    Every step looks ahead by a sixteenth to half of the component, so that a
     costly atom does not hide cheap ones behind it. What was saved too much is given back.
 
     Returns:
@@ -67,19 +70,29 @@ def greedy(options: Sequence[Options], cost: Cost, goal: float) -> list[int]:
     return give_back(options, cost, goal, at)
 
 
-def give_back(options: Sequence[Options], cost: Cost, goal: float, at: Sequence[int]) -> list[int]:
-    """Undo the steps that the goal does not need, those that spare most damage first."""
+def give_back(
+    options: Sequence[Options], cost: Cost, goal: float, at: Sequence[int], fixed: int = -1
+) -> list[int]:
+    """Undo the steps that the goal does not need, those that spare most damage per cost first.
+
+    Args:
+        options: By component.
+        cost: By rounds.
+        goal: Bound on the cost.
+        at: Indices of stops.
+        fixed: A component that stays as it is.
+    """
     found = list(at)
     rounds = [int(o.stops[k]) for o, k in zip(options, found, strict=True)]
     sizes, total = cost.sizes(rounds), cost.total(rounds)
     while total <= goal:
         best = None
         for i, o in enumerate(options):
-            if not found[i]:
+            if not found[i] or i == fixed:
                 continue
             before, after = int(o.stops[found[i]]), int(o.stops[found[i] - 1])
             more = -cost.saving(sizes, i, before, after)
-            gain = float(o.losses[found[i]] - o.losses[found[i] - 1])
+            gain = float(o.losses[found[i]] - o.losses[found[i] - 1]) / max(more, 1e-9 * goal)
             if total + more <= goal and (best is None or gain > best[0]):
                 best = gain, i, before, after, more
         if best is None:
@@ -87,6 +100,36 @@ def give_back(options: Sequence[Options], cost: Cost, goal: float, at: Sequence[
         _, i, before, after, more = best
         found[i] -= 1
         sizes, total = cost.moved(sizes, i, before, after), total + more
+    return found
+
+
+def best(options: Sequence[Options], cost: Cost, goal: float) -> list[int]:
+    """Return the better of greedy steps and dynamic programming, mended by exchanges."""
+    found = [greedy(options, cost, goal), knapsack(options, cost, goal)]
+    if len(options) <= _MOST_EXCHANGED:
+        found = [exchange(options, cost, goal, at) for at in found]
+    return min(found, key=lambda at: (not _meets(options, cost, goal, at), _loss(options, at)))
+
+
+def exchange(options: Sequence[Options], cost: Cost, goal: float, at: Sequence[int]) -> list[int]:
+    """Take more of one component and give back elsewhere, as long as the damage becomes less.
+
+    Greedy steps see one component at a time; this mends what they chose early.
+    """
+    found, least = list(at), _loss(options, at)
+    for _ in range(_SWEEPS):
+        before = least
+        for i, o in enumerate(options):
+            for ahead in _steps(len(o.stops)):
+                if found[i] + ahead >= len(o.stops):
+                    continue
+                tried = [k + ahead if j == i else k for j, k in enumerate(found)]
+                tried = give_back(options, cost, goal, tried, fixed=i)
+                loss = _loss(options, tried)
+                if loss < least * (1 - _WORTH):
+                    found, least = tried, loss
+        if least >= before:
+            break
     return found
 
 
@@ -228,10 +271,24 @@ def _rate(options: Options, cost: Cost, sizes: Array, index: int, at: int) -> fl
     """Return the least damage per cost saved of the next steps."""
     count = len(options.stops)
     best = math.inf
-    for ahead in {1: None, **{max(1, count // part): None for part in _AHEAD}}:
+    for ahead in _steps(count):
         to = min(count - 1, at + ahead)
         saved = cost.saving(sizes, index, int(options.stops[at]), int(options.stops[to]))
         damage = float(options.losses[to] - options.losses[at])
         if saved > 0:
             best = min(best, damage / saved)
     return best
+
+
+def _steps(count: int) -> list[int]:
+    """Return by how many stops to look ahead, ascending."""
+    return sorted({1, *(max(1, count // part) for part in _AHEAD)})
+
+
+def _meets(options: Sequence[Options], cost: Cost, goal: float, at: Sequence[int]) -> bool:
+    rounds = [int(o.stops[k]) for o, k in zip(options, at, strict=True)]
+    return cost.total(rounds) <= goal * (1 + 1e-9)
+
+
+def _loss(options: Sequence[Options], at: Sequence[int]) -> float:
+    return float(sum(o.losses[k] for o, k in zip(options, at, strict=True)))

@@ -13,7 +13,7 @@ import numpy as np
 
 from converter.errors import ParameterError
 from passes.allocation import choose
-from passes.allocation.cost import Cost, Term, mac_terms, parameter_terms
+from passes.allocation.cost import Cost, Padded, Term, mac_terms, parameter_terms
 
 if TYPE_CHECKING:
     from converter.coupling.structure import Component, Coupling
@@ -22,8 +22,9 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Kind = Literal["flops", "params", "latency", "sparsity"]
 Allocator = Literal["kl", "error", "uniform", "global", "dp"]
-_LEAST_ROUNDED = (64, 128, 256, 512)  # sizes of components from which on counts are rounded
+_LEAST_ROUNDED = (17, 33, 64, 128, 256)  # sizes of components from which on counts are rounded
 _PAYS = 1.1  # rounding may raise the predicted damage by so much
+_GAIN = 0.98  # and has to lower the work by so much
 _CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv", "ConvTranspose")
 
 
@@ -117,13 +118,8 @@ class Plan:
         goal = target.value * base
         found = self._choose(cost, goal, [1] * len(self.curves))
         rounded = 1
-        for quanta in self._roundings():
-            tried = self._choose(cost, goal, quanta)
-            loss = self._loss(tried)
-            forced = self.choice.round_to != "auto"
-            if self._meets(cost, tried, goal) and (forced or loss <= _PAYS * self._loss(found)):
-                found, rounded = tried, max(quanta)
-                break
+        if target.kind != "latency" or self.choice.round_to != "auto":  # its table has the steps
+            found, rounded = self._rounded(cost, goal, found)
         left = cost.total(found)
         met = left <= goal * (1 + 1e-9)
         notes: tuple[str, ...] = () if met else (self._limit(cost, target.kind, base),)
@@ -179,6 +175,23 @@ class Plan:
             picks = _ALLOCATORS[how](options, cost, goal)
         return [int(o.stops[k]) for o, k in zip(options, picks, strict=True)]
 
+    def _rounded(self, cost: Cost, goal: float, plain: list[int]) -> tuple[list[int], int]:
+        """Round counts where that pays: less real work for hardly more damage."""
+        roundings = self._roundings()
+        if not roundings:
+            return plain, 1
+        work = Padded(self.coupling, self.curves, vector_channels())
+        forced = self.choice.round_to != "auto"
+        most, least = _PAYS * self._loss(plain), _GAIN * work.total(plain)
+        found, rounded = plain, 1
+        for quanta in roundings:
+            tried = self._choose(cost, goal, quanta)
+            if not self._meets(cost, tried, goal):
+                continue
+            if forced or (self._loss(tried) <= most and work.total(tried) < least):
+                found, rounded, least = tried, max(quanta), work.total(tried)
+        return found, rounded
+
     def _meets(self, cost: Cost, rounds: Sequence[int], goal: float) -> bool:
         return cost.total(rounds) <= goal * (1 + 1e-9)
 
@@ -186,7 +199,7 @@ class Plan:
         return float(sum(c.losses[r] for c, r in zip(self.curves, rounds, strict=True)))
 
     def _roundings(self) -> list[list[int]]:
-        """Return multiples by curve to try, the farthest-reaching first."""
+        """Return multiples by curve to try."""
         wanted = self.choice.round_to
         if wanted == 1:
             return []
@@ -227,8 +240,8 @@ _TERMS: Mapping[str, Callable[[Coupling], list[Term]]] = {
 }
 _NAMES = {"flops": "multiply-accumulates", "params": "parameters", "latency": "the time of a run"}
 _ALLOCATORS = {
-    "kl": choose.greedy,
-    "error": choose.greedy,
+    "kl": choose.best,
+    "error": choose.best,
     "global": choose.by_threshold,
     "dp": choose.knapsack,
 }
