@@ -16,6 +16,7 @@ from passes.elimination import (
     pairs,
     shapes,
     slices,
+    states,
     transposes,
     views,
 )
@@ -70,6 +71,7 @@ RULES = minor(
         *pairs.RULES,
         *shapes.RULES,
         *outputs.RULES,
+        *states.RULES,
         *branches.RULES,
     ),
     "dropouts_removed",  # in training mode: exported so by mistake

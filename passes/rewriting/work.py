@@ -189,12 +189,13 @@ class Work:
             self.discard(node)
         return Applied()
 
-    def set_input(self, node: ir.Node, index: int, value: ir.Value) -> None:
-        """Give the node another input and remove what only the old one needed."""
+    def set_input(self, node: ir.Node, index: int, value: ir.Value | None) -> None:
+        """Give the node another input, or none, and remove what only the old one needed."""
         old = node.inputs[index]
         node.replace_input_with(index, value)
         self.edits += 1
-        self.saved -= len(value.name or "") - (len(old.name or "") if old is not None else 0)
+        new_name, old_name = (each.name or "" if each else "" for each in (value, old))
+        self.saved -= len(new_name) - len(old_name)
         self.visit([node])
         if old is not None:
             self._release([old])
