@@ -185,14 +185,15 @@ class _Problem:
         ]
         chosen = 0.0
         for factor in self._ridges():
-            maps = self._solved(systems, pulls, present, factor)
+            maps = self._solved(systems, pulls, (present, best.maps), factor)
             if not maps or not best.offer(self, maps, _named(factor)):
                 break
             chosen = factor
         if not chosen or not self.bounded or not self.recipe.iterations:
             return
         start = best.maps
-        self._solved(systems, pulls, present, chosen)
+        for system in systems:
+            system.factorise(self.recipe.ridge * chosen)
         found = [
             self._rounds(s, w, i, start[i])
             for i, (s, w) in enumerate(zip(systems, wanted, strict=True))
@@ -203,16 +204,24 @@ class _Problem:
         best.offer(self, found, f"{best.what}, activation")
 
     def _solved(
-        self, systems: list[System], pulls: list[Pull], present: list[Map], factor: float
+        self, systems: list[System], pulls: list[Pull], maps: tuple[list[Map], ...], factor: float
     ) -> list[Map]:
-        """Solve with a ridge; nothing when the rows are not finite."""
+        """Solve with a ridge; nothing when the rows are not finite.
+
+        Args:
+            systems: One per group.
+            pulls: What each is solved for.
+            maps: The present layer, and where to start.
+            factor: Of the ridge.
+        """
+        present, start = maps
         made = []
         for i, (system, pull) in enumerate(zip(systems, pulls, strict=True)):
             try:
                 system.factorise(self.recipe.ridge * factor)
             except np.linalg.LinAlgError:
                 return []
-            made.append(self._kept_dead(system.solve(pull), present[i], i))
+            made.append(self._kept_dead(system.solve(pull, start[i]), present[i], i))
         return made
 
     def _rounds(self, system: System, wanted: Array, group: int, found: Map) -> Map:

@@ -16,8 +16,8 @@ _BLOCK = 2_048
 """Rows that are multiplied at once: sums of as many float32 products go into float64."""
 _TRIANGLE = 96
 """Columns of a triangular factor whose diagonal block is inverted as a whole."""
-_MOST_STEPS = 120
-_CLOSE = 1e-7
+_MOST_STEPS = 100
+_CLOSE = 1e-4
 _SMALLEST = 1e-30
 
 
@@ -71,11 +71,12 @@ class System:
     ) -> None:
         self._prior = prior
         self._bias = bias
-        self._mask = None if mask is None else np.asarray(mask.T, np.float64)
+        self._mask = None if mask is None else np.ascontiguousarray(mask.T, np.float32)
         self._mean = rows.mean(axis=0, dtype=np.float64) if bias else np.zeros(rows.shape[1])
         self._rows = rows
         self._gram = self._product(rows) / max(1, len(rows))
         self.scale = float(np.trace(self._gram)) / max(1, len(self._gram))
+        self._small = np.zeros(()) if mask is None else self._gram.astype(np.float32)
         self._ridge = 0.0
         self._factor: Triangle | None = None
 
@@ -146,31 +147,41 @@ class System:
         return total
 
     def _descend(self, right: Array, start: Array) -> Array:
-        """Solve for the weights that are not masked by conjugate gradients, all outputs at once."""
+        """Solve for the weights that are not masked by conjugate gradients, all outputs at once.
+
+        In float32: what is left of the residual lies far above its rounding.
+        """
         assert self._mask is not None
-        diagonal = np.diag(self._gram)[:, None] + self._ridge
-        weight = start * self._mask
-        residual = (right - self._times(weight)) * self._mask
-        goal = _CLOSE**2 * np.maximum((right * right * self._mask).sum(axis=0), _SMALLEST)
+        small = self._small
+        small[np.diag_indices_from(small)] = np.diag(self._gram) + self._ridge
+        diagonal: Array = np.diag(small)[:, None]
+        weight = (start * self._mask).astype(np.float32)
+        wanted = (right * self._mask).astype(np.float32)
+        residual = wanted - (small @ weight) * self._mask
+        goal = _CLOSE**2 * np.maximum(_squares(wanted), _SMALLEST)
         scaled = residual / diagonal
-        direction = scaled.copy()
-        power = (residual * scaled).sum(axis=0)
+        direction, power = scaled, _products(residual, scaled)
         for _ in range(_MOST_STEPS):
-            if ((residual * residual).sum(axis=0) <= goal).all():
+            if (_squares(residual) <= goal).all():
                 break
-            turned = self._times(direction) * self._mask
-            step = power / np.maximum((direction * turned).sum(axis=0), _SMALLEST)
+            turned = (small @ direction) * self._mask
+            step = power / np.maximum(_products(direction, turned), _SMALLEST)
             weight += step * direction
             residual -= step * turned
             scaled = residual / diagonal
-            fresh = (residual * scaled).sum(axis=0)
+            fresh = _products(residual, scaled)
             direction = scaled + fresh / np.maximum(power, _SMALLEST) * direction
             power = fresh
-        return weight
+        return weight.astype(np.float64)
 
-    def _times(self, weight: Array) -> Array:
-        made: Array = self._gram @ weight + self._ridge * weight
-        return made
+
+def _squares(columns: Array) -> Array:
+    return _products(columns, columns)
+
+
+def _products(first: Array, second: Array) -> Array:
+    made: Array = np.einsum("ij,ij->j", first, second)
+    return made
 
 
 class Triangle:

@@ -36,7 +36,7 @@ def rows(name: str, count: int) -> tuple[np.ndarray, np.ndarray | None]:
     return arrays[inputs[0]][:count], labels
 
 
-def feeds(model: ir.Model, count: int = 96) -> list[dict[str, Any]]:
+def feeds(model: ir.Model, count: int = 48) -> list[dict[str, Any]]:
     name = model.graph.inputs[0].name or ""
     return [{name: row[None]} for row in rows("digits_calibration.npz", count)[0]]
 
@@ -82,12 +82,11 @@ def test_pruned_net_agrees_again_and_stays_pruned() -> None:
 def test_weaker_methods_gain_less() -> None:
     original = digits()
     found = []
-    for method in ("least_squares", "moments", "bias"):
+    for method in ("least_squares", "bias"):
         changed = pruned(original)
         repair(original, changed, method=method)
         found.append(agreement(original, changed))
-    assert found[0] > found[2]
-    assert found[1] >= found[2]
+    assert found[0] > found[1] > agreement(original, pruned(original))
 
 
 def test_same_bytes_again() -> None:
@@ -95,7 +94,7 @@ def test_same_bytes_again() -> None:
     made = []
     for _ in range(2):
         changed = pruned(original)
-        repair(original, changed, samples=24)
+        repair(original, changed, samples=12, positions=8)
         made.append(ir.to_proto(changed).SerializeToString(deterministic=True))
     assert made[0] == made[1]
 
@@ -167,4 +166,4 @@ def test_needs_data() -> None:
     from converter.api import convert
 
     with pytest.raises(MissingDataError):
-        convert(FIXTURES / "digits_resnet.onnx", passes="prune,reconstruct", output=None)
+        convert(FIXTURES / "digits_resnet.onnx", passes="prune,reconstruct")
