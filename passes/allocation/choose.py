@@ -205,7 +205,7 @@ def _solve(
     best[0] = 0.0
     taken = []
     for o, picks, saved in zip(options, thin, savings, strict=True):
-        gains = np.minimum(np.floor(saved / step).astype(np.int64), bins)
+        gains = np.clip(np.floor(saved / step).astype(np.int64), 0, bins)
         found = np.full(bins + 1, np.inf)
         chosen = np.zeros(bins + 1, np.int64)
         origin = np.zeros(bins + 1, np.int64)

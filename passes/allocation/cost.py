@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from passes.allocation.curves import Curve
 
 Array = np.ndarray[Any, Any]
-_BLOCKED = ("Conv", "FusedConv")
 _NONE = 0  # the axis of size 1 that fills up terms with few axes
 
 
@@ -131,24 +130,3 @@ def _ranks(curve: Curve, size: int) -> Array:
     ranks = np.full(size, -1)
     ranks[curve.order] = np.arange(len(curve.order)) // curve.unit
     return ranks
-
-
-class Padded(Cost):
-    """Multiply-accumulates that the runtime really does: channels of Conv in whole blocks.
-
-    Args:
-        coupling: The atoms.
-        curves: Order of removal of every component.
-        block: Channels of a block.
-    """
-
-    def __init__(self, coupling: Coupling, curves: Sequence[Curve], block: int) -> None:
-        super().__init__(mac_terms(coupling), curves, coupling.size)
-        self._block = block
-        self._conv = np.array([work.node.op_type in _BLOCKED for work in coupling.work], bool)
-
-    def values(self, terms: Array, sizes: Array) -> Array:
-        """Return the values of terms with sizes of Conv rounded up, beyond one block."""
-        whole = np.where(sizes >= self._block, -(-sizes // self._block) * self._block, sizes)
-        padded = super().values(terms, whole)
-        return np.asarray(np.where(self._conv[terms], padded, super().values(terms, sizes)))

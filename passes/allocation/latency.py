@@ -26,8 +26,8 @@ import onnx
 import onnx_ir as ir
 
 from converter.core import graph as g
+from passes.allocation.blocks import AXES, Channels, channels_of, padded_inputs, padded_outputs
 from passes.allocation.cost import Cost, Term
-from passes.allocation.plan import vector_channels
 
 if TYPE_CHECKING:
     from converter.core.context import Arrays, Context, RunSettings
@@ -42,23 +42,6 @@ _LARGEST_FILE = 32 << 20
 
 
 @dataclass(frozen=True, eq=False)
-class Timed:
-    """A layer whose channels can go.
-
-    Attributes:
-        node: The layer.
-        ins: Atoms of what it sums over: int64 (inputs,).
-        outs: Atoms of its outputs.
-        step: Numbers of channels count as the next multiple of it.
-    """
-
-    node: ir.Node
-    ins: Array
-    outs: Array
-    step: int
-
-
-@dataclass(frozen=True, eq=False)
 class Table:
     """Seconds by numbers of input and output channels, rising in both.
 
@@ -66,20 +49,22 @@ class Table:
         ins: Measured numbers of input channels, ascending.
         outs: Of output channels.
         seconds: (ins, outs).
-        step: See :class:`Timed`.
+        block: Channels of a block.
     """
 
     ins: Array
     outs: Array
     seconds: Array
-    step: int
+    block: int
 
     def at(self, ins: int, outs: int) -> float:
         """Return seconds with these numbers of channels."""
-        a, b = _stepped(ins, self.step, self.ins), _stepped(outs, self.step, self.outs)
+        a, slower = padded_inputs(ins, self.block) if self.block > 1 else (ins, 1.0)
+        a = min(int(a), int(self.ins[-1]))
+        b = min(int(padded_outputs(outs, self.block)), int(self.outs[-1]))
         columns = [float(np.interp(a, self.ins, column)) for column in self.seconds.T]
         shrink = min(1.0, a / float(self.ins[0])) * min(1.0, b / float(self.outs[0]))
-        return float(np.interp(b, self.outs, columns)) * shrink
+        return float(np.interp(b, self.outs, columns)) * shrink * float(slower)
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +77,7 @@ class Latencies:
         rest: Seconds of everything else.
     """
 
-    layers: Sequence[Timed]
+    layers: Sequence[Channels]
     tables: Sequence[Table]
     rest: float
 
@@ -137,7 +122,7 @@ def measure(model: ir.Model, coupling: Coupling, feed: Arrays, context: Context)
         name: array[: size[0]] if (size := coupling.shapes.get(name)) and array.ndim else array
         for name, array in feed.items()
     }
-    layers = [layer for work in coupling.work if (layer := _timed(work.node, coupling))]
+    layers = [layer for work in coupling.work if (layer := channels_of(work.node, coupling))]
     grids = [_grid(layer) for layer in layers]
     jobs: dict[str, bytes] = {}
     keys: list[list[str]] = []
@@ -152,7 +137,7 @@ def measure(model: ir.Model, coupling: Coupling, feed: Arrays, context: Context)
     if new:
         _remember(known)
     tables = [
-        Table(ins, outs, _rising([known[k] for k in own], (len(ins), len(outs))), layer.step)
+        Table(ins, outs, _rising([known[k] for k in own], (len(ins), len(outs))), layer.block)
         for layer, (ins, outs), own in zip(layers, grids, keys, strict=True)
     ]
     parts = sum(t.at(len(x.ins), len(x.outs)) for x, t in zip(layers, tables, strict=True))
@@ -177,61 +162,27 @@ def share(before: ir.Model, after: ir.Model, feed: Arrays, context: Context) -> 
     return found[1] / max(found[0], 1e-9)
 
 
-def _timed(node: ir.Node, coupling: Coupling) -> Timed | None:
-    """Return the layer with the atoms of its inputs and outputs; None: of another form."""
-    axes = _AXES.get(node.op_type)
-    weight = g.constant_array(node.inputs[1]) if len(node.inputs) > 1 else None
-    if axes is None or weight is None or weight.dtype.kind != "f" or not node.outputs:
-        return None
-    if node.attributes.get_int("group", 1) != 1 or node.attributes.get_int("transA", 0) != 0:
-        return None
-    if node.op_type == "MatMul" and weight.ndim != 2:
-        return None
-    given, made = coupling.uses[node, 0], coupling.values[node.outputs[0]]
-    shapes = coupling.shapes
-    x, y = (v.name or "" if v is not None else "" for v in (node.inputs[0], node.outputs[0]))
-    if x not in shapes or y not in shapes or not (shapes[x] and shapes[y]):
-        return None
-    ins, outs = given[axes] if given else None, made[axes] if made else None
-    if ins is None and outs is None:
-        return None
-    step = vector_channels() if node.op_type == "Conv" else 1
-    return Timed(
-        node,
-        np.full(shapes[x][axes], -1) if ins is None else ins,
-        np.full(shapes[y][axes], -1) if outs is None else outs,
-        step,
-    )
-
-
 _KERNELS = ("Conv", "FusedConv", "Gemm", "FusedGemm", "MatMul", "FusedMatMul")
-_AXES = {"Conv": 1, "FusedConv": 1, "Gemm": 1, "MatMul": -1}
 
 
-def _grid(layer: Timed) -> tuple[Array, Array]:
+def _grid(layer: Channels) -> tuple[Array, Array]:
     """Return the numbers of channels to measure."""
-    return _counts(layer.ins, layer.step), _counts(layer.outs, layer.step)
+    return _counts(layer.ins, layer.block, 4), _counts(layer.outs, layer.block, 0)
 
 
-def _counts(atoms: Array, step: int) -> Array:
+def _counts(atoms: Array, step: int, fine: int) -> Array:
     size = len(atoms)
     if not (atoms >= 0).any():
         return np.array([size])
     wanted = {math.ceil(size * share / step) * step for share in _SHARES} | {step}
     if step == 1:
         wanted.add(max(1, size // 8))
-    elif size <= 4 * step:  # less than a block goes another way, and matters in narrow layers
-        wanted |= {step // 4, step // 2, 3 * step // 4}
+    elif size <= fine * step:  # less than a block goes another way, and matters in narrow layers
+        wanted |= {step // 4, step // 2}
     return np.array(sorted({min(size, count) for count in wanted}))
 
 
-def _stepped(count: int, step: int, measured: Array) -> int:
-    """Return the count that costs the same; what is less than one block is measured as it is."""
-    whole = count if count < step else -(-count // step) * step
-    return min(whole, int(measured[-1]))
-
-
-def _proto(model: ir.Model, coupling: Coupling, layer: Timed, ins: int, outs: int) -> bytes:
+def _proto(model: ir.Model, coupling: Coupling, layer: Channels, ins: int, outs: int) -> bytes:
     """Return a model of the layer alone, with so many channels; weights are inputs so far."""
     node = layer.node
     proto = ir.serde.serialize_node(node)
@@ -242,7 +193,7 @@ def _proto(model: ir.Model, coupling: Coupling, layer: Timed, ins: int, outs: in
     x, weight = node.inputs[0], g.constant_array(node.inputs[1])
     assert x is not None
     assert weight is not None
-    axis = _AXES[node.op_type]
+    axis = AXES[node.op_type]
     shape = list(coupling.shapes[x.name or ""])
     shape[axis] = ins
     weights = _weight_shape(node, weight.shape, ins, outs)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
 from converter.errors import ParameterError
 from passes.allocation import choose
-from passes.allocation.cost import Cost, Padded, Term, mac_terms, parameter_terms
+from passes.allocation.blocks import FOUR, Padded, vector_channels
+from passes.allocation.cost import Cost, Term, mac_terms, parameter_terms
 
 if TYPE_CHECKING:
     from converter.coupling.structure import Component, Coupling
@@ -22,8 +21,9 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 Kind = Literal["flops", "params", "latency", "sparsity"]
 Allocator = Literal["kl", "error", "uniform", "global", "dp"]
-_LEAST_ROUNDED = (17, 33, 64, 128, 256)  # sizes of components from which on counts are rounded
+_LEAST_ROUNDED = (33, 64, 128, 256)  # sizes of components from which on counts are rounded
 _PAYS = 1.1  # rounding may raise the predicted damage by so much
+_SLACK = 0.01
 _GAIN = 0.98  # and has to lower the work by so much
 _CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv", "ConvTranspose")
 
@@ -118,8 +118,7 @@ class Plan:
         goal = target.value * base
         found = self._choose(cost, goal, [1] * len(self.curves))
         rounded = 1
-        if target.kind != "latency" or self.choice.round_to != "auto":  # its table has the steps
-            found, rounded = self._rounded(cost, goal, found)
+        found, rounded = self._rounded(cost, goal, found)
         left = cost.total(found)
         met = left <= goal * (1 + 1e-9)
         notes: tuple[str, ...] = () if met else (self._limit(cost, target.kind, base),)
@@ -182,7 +181,7 @@ class Plan:
             return plain, 1
         work = Padded(self.coupling, self.curves, vector_channels())
         forced = self.choice.round_to != "auto"
-        most, least = _PAYS * self._loss(plain), _GAIN * work.total(plain)
+        most, least = _PAYS * self._loss(plain) + _SLACK, _GAIN * work.total(plain)
         found, rounded = plain, 1
         for quanta in roundings:
             tried = self._choose(cost, goal, quanta)
@@ -203,16 +202,25 @@ class Plan:
         wanted = self.choice.round_to
         if wanted == 1:
             return []
-        quantum = vector_channels() if wanted == "auto" else int(wanted)
-        least = _LEAST_ROUNDED if wanted == "auto" else (quantum + 1,)
+        if wanted != "auto":
+            return [self._quanta(int(wanted), 1, int(wanted) + 1)]
+        block = vector_channels()
+        found = [self._quanta(FOUR, FOUR, block + 1)]
+        found += [self._quanta(block, FOUR, least) for least in (block + 1, *_LEAST_ROUNDED)]
+        return [
+            each
+            for i, each in enumerate(found)
+            if each not in found[:i] and max(each, default=1) > 1
+        ]
+
+    def _quanta(self, wide: int, narrow: int, least: int) -> list[int]:
+        """Return multiples by curve: for components of so many atoms, and for those below."""
         found = []
-        for size in least:
-            quanta = [
-                quantum if _wide(component, curve, size) else 1
-                for component, curve in zip(self.components, self.curves, strict=True)
-            ]
-            if max(quanta, default=1) > 1 and quanta not in found:
-                found.append(quanta)
+        for component, curve in zip(self.components, self.curves, strict=True):
+            size = len(curve.order)
+            convolved = any(node.op_type in _CONVOLUTIONS for node, _, _ in component.producers)
+            fitting = wide if size >= least else narrow if size > vector_channels() else 1
+            found.append(fitting if convolved else 1)
         return found
 
     def _cost(self, kind: Kind) -> Cost:
@@ -247,17 +255,6 @@ _ALLOCATORS = {
 }
 
 
-def vector_channels() -> int:
-    """Return the multiple of channels that onnxruntime's convolutions like on this processor."""
-    flags = ""
-    if platform.machine() in ("x86_64", "AMD64"):
-        try:
-            flags = Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
-        except OSError:
-            flags = ""
-    return 16 if "avx512f" in flags else 8
-
-
 def _options(curve: Curve, quantum: int, *, local: bool) -> choose.Options:
     """Return the stops of a curve at which the atoms left are a multiple of ``quantum``."""
     stops = np.arange(curve.rounds + 1)
@@ -267,10 +264,3 @@ def _options(curve: Curve, quantum: int, *, local: bool) -> choose.Options:
     costs = curve.errors if local else curve.losses
     marginals = np.maximum.accumulate(np.diff(curve.errors, prepend=0.0) * len(curve.order))
     return choose.Options(stops, costs[stops], marginals[stops])
-
-
-def _wide(component: Component, curve: Curve, size: int) -> bool:
-    """Tell whether the atoms are outputs of convolutions, and enough of them."""
-    if len(curve.order) < size:
-        return False
-    return any(node.op_type in _CONVOLUTIONS for node, _, _ in component.producers)
