@@ -43,8 +43,46 @@ def couple(
     Returns:
         The coupling, valid until the model is edited.
     """
-    choices = Choices(shapes, heads=units != "channels")
-    return _resolved(_propagated(model, shapes, choices, frozen_nodes), units)
+    flipped: dict[str, int] = {}
+    walk = _propagated(model, shapes, Choices(shapes, heads=units != "channels"), frozen_nodes)
+    best = _resolved(walk, units)
+    for _ in range(_MOST_FLIPS):
+        more = _other_choices(walk, flipped)
+        if not more:
+            break
+        flipped |= more
+        choices = Choices(shapes, heads=units != "channels", flipped=flipped)
+        walk = _propagated(model, shapes, choices, frozen_nodes)
+        other = _resolved(walk, units)
+        if _removable(other) <= _removable(best):
+            break
+        best = other
+    return best
+
+
+_MOST_FLIPS = 2
+"""Times that splits of axes whose labels ended up frozen are tried along another axis."""
+
+
+def _other_choices(walk: Propagation, flipped: Mapping[str, int]) -> dict[str, int]:
+    """Return, for splits that led to nothing, the axis with the next most atoms."""
+    found = {}
+    for node, sizes, axis in walk.splits:
+        output = node.outputs[0]
+        labels = walk.values.get(output, (None,) * len(sizes))[axis]
+        rest = [i for i, size in enumerate(sizes) if size > 1 and i != axis]
+        useless = labels is None or walk.union.frozen(labels)
+        if useless and rest and output.name and output.name not in flipped:
+            found[output.name] = max(rest, key=lambda i: sizes[i])
+    return found
+
+
+def _removable(coupling: Coupling) -> int:
+    """Return the multiply-accumulates that can go, one atom of each component left."""
+    alive = coupling.all_alive()
+    for component in coupling.components:
+        alive[component.atoms[1:]] = False
+    return coupling.macs() - coupling.macs(alive)
 
 
 def _propagated(

@@ -124,6 +124,13 @@ def lrn(site: Site) -> None:
     site.put((x[0], None, *x[2:]))
 
 
+def image_scaler(site: Site) -> None:
+    """The offsets of the channels are an attribute."""
+    x = site.labels(0)
+    site.freeze(x[1], "ImageScaler holds an offset of every channel")
+    site.put((x[0], None, *x[2:]))
+
+
 def mean_variance(site: Site) -> None:
     """Statistics over some axes without any parameter."""
     x: Axes = site.labels(0)
@@ -142,7 +149,7 @@ def last_two(site: Site) -> None:
 
 
 _SOFTMAX = "Softmax is taken over the axis"
-_POOLS = "AveragePool GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool"
+_POOLS = "AveragePool Crop GlobalAveragePool GlobalLpPool GlobalMaxPool LpPool MaxPool"
 ENTRIES = [
     *rows(pool, *_POOLS.split()),
     *rows(batch_norm, "BatchNormalization"),
@@ -155,6 +162,7 @@ ENTRIES = [
     *rows(_frozen_axis(-1, _SOFTMAX), "Softmax", "LogSoftmax", "Hardmax", since=13),
     *rows(_frozen_axis(1, _SOFTMAX, onwards=True), "Softmax", "LogSoftmax", "Hardmax", until=12),
     *rows(_frozen_axis(-1, "LpNormalization is taken over the axis"), "LpNormalization"),
+    *rows(image_scaler, "ImageScaler"),
     *rows(lrn, "LRN"),
     *rows(mean_variance, "MeanVarianceNormalization"),
     *rows(last_two, "Trilu"),

@@ -109,6 +109,24 @@ NORMS = {
         (),
         frozen="LpNormalization",
     ),
+    "operators of old style models": Case(
+        "h = Conv(x, K) a = Affine<alpha=2.0, beta=0.5>(h) b = Crop<border=[1,1,1,1]>(a) "
+        "c = ScaledTanh<alpha=1.0, beta=0.5>(b) d = ParametricSoftplus<alpha=1.0, beta=0.5>(c) "
+        "y = Conv(d, Q)",
+        {"K": (8, 3, 3, 3), "Q": (4, 8, 1, 1)},
+        (8,),
+        inputs="float[2,3,8,8] x",
+        outputs="float[2,4,4,4] y",
+        opset=7,
+    ),
+    "scaled pictures": Case(
+        "h = Conv(x, K) a = ImageScaler<scale=2.0, bias=[0.0,1.0]>(h) y = Conv(a, Q)",
+        {"K": (2, 3, 3, 3), "Q": (4, 2, 1, 1)},
+        (),
+        frozen="ImageScaler",
+        inputs="float[2,3,8,8] x",
+        opset=7,
+    ),
     "lrn": Case(
         "h = Conv(x, K) a = LRN<size=3>(h) y = Conv(a, Q)",
         {"K": (8, 3, 3, 3), "Q": (4, 8, 1, 1)},
@@ -272,6 +290,12 @@ MOVES = {
         {"A": (6, 8)},
         (),
         frozen="ArgMax",
+    ),
+    "a softmax within parts of an axis": rows(
+        "r = Reshape(h, n) a = Softmax(r) b = Reshape(a, m) y = MatMul(b, P)",
+        (2,),
+        n=_ints(0, 0, 2, 4),
+        m=_ints(0, 0, 8),
     ),
     "the least of positions": image(
         "i = ArgMin<axis=2>(h) f = Cast<to=1>(i) y = Conv(f, Q)",
