@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.errors import MissingDataError
 from passes.allocation.curves import Curve, Wanted, atoms_kept, measure, steps
+from passes.allocation.latency import Latencies, layer_latencies
 from passes.allocation.plan import Choice, Plan
 from passes.importance.channels import CRITERIA, Evidence, observe_powers, score
 
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
 
     from converter.core.context import Batch, Context, Limits
     from converter.coupling.structure import Component, Coupling
+    from passes.allocation.cost import Cost
 
 Array = np.ndarray[Any, Any]
 MOST_SAMPLES = 512
@@ -49,7 +53,7 @@ def plan(source: Source, choice: Choice) -> Plan:
     components = [c for c in source.components if c.sinks and _cuttable(c, choice.keep)]
     source = replace(source, components=components)
     if not components:
-        return Plan(source.coupling, (), (), choice)
+        return Plan(source.coupling, (), (), choice, _Stopwatch(source).cost)
     if not source.batches:
         return _without_data(source, choice)
     ranks, fallback = _ranks(source, choice)
@@ -68,7 +72,33 @@ def plan(source: Source, choice: Choice) -> Plan:
     curves = _measured(wanted, batches, source.context)
     used = sum(batch.samples for batch in batches)
     note = f"order by {choice.criterion}, damage measured on {used} samples"
-    return Plan(source.coupling, components, curves, choice, notes=(note,))
+    return Plan(source.coupling, components, curves, choice, _Stopwatch(source).cost, (note,))
+
+
+class _Stopwatch:
+    """Times the layers of a model once somebody asks for it."""
+
+    def __init__(self, source: Source) -> None:
+        self._source = source
+
+    def cost(self, curves: Sequence[Curve], size: int) -> Cost:
+        """Return seconds by rounds.
+
+        Raises:
+            MissingDataError: There are no samples to run the model on.
+        """
+        return self._known.cost(curves, size)
+
+    @cached_property
+    def _known(self) -> Latencies:
+        source = self._source
+        if not source.batches:
+            raise MissingDataError(
+                "a run of the model cannot be timed without samples",
+                hint="give samples with --data FILE.npz, or a target in flops",
+            )
+        feed = source.batches[0].inputs
+        return layer_latencies(source.model, source.coupling, feed, source.context)
 
 
 def _measured(wanted: Wanted, batches: Sequence[Batch], context: Context) -> list[Curve]:
@@ -119,7 +149,8 @@ def _without_data(source: Source, choice: Choice) -> Plan:
         given = score(name, component, source.coupling, evidence)
         curves.append(from_scores(component, given, choice.keep))
     note = f"no samples: order and depth follow {name}"
-    return Plan(source.coupling, source.components, curves, choice, notes=(note,))
+    timed = _Stopwatch(source).cost
+    return Plan(source.coupling, source.components, curves, choice, timed, (note,))
 
 
 def from_scores(component: Component, scores: Array, keep: float) -> Curve:

@@ -106,7 +106,9 @@ class _Seconds(Cost):
         return found
 
 
-def measure(model: ir.Model, coupling: Coupling, feed: Arrays, context: Context) -> Latencies:
+def layer_latencies(
+    model: ir.Model, coupling: Coupling, feed: Arrays, context: Context
+) -> Latencies:
     """Measure layers that are not yet known, and the whole model.
 
     Args:
