@@ -148,7 +148,9 @@ class _Conversion:
         from converter.verification.export import check_export
 
         check_export(original, self.settings)
-        self._update(notes=tuple(original.meta[NOTES]))
+        assert self.report is not None
+        told = (*self.report.notes, *original.meta[NOTES])
+        self._update(notes=tuple(dict.fromkeys(told)))
 
     def _made_up(self, original: ir.Model) -> Dataset | None:
         """Return samples for verification where none were given: the example, or made-up ones."""
@@ -305,6 +307,7 @@ class _Conversion:
     def _first_report(self, original: ir.Model) -> Report:
         from converter.core.recipe import recipe_dict
         from converter.io.meta import NOTES
+        from converter.pipeline.lint import unusual
         from converter.pipeline.provenance import digest_files, versions
         from converter.report.report import FileFacts, Report
 
@@ -318,7 +321,7 @@ class _Conversion:
             passes=str(Pipeline(order.passes)),
             recipe=recipe_dict(order.recipe()),
             seed=order.seed,
-            notes=tuple(original.meta.get(NOTES, ())),
+            notes=(*original.meta.get(NOTES, ()), *unusual(order.passes)),
             versions=versions(),
         )
 

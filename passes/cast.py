@@ -47,7 +47,9 @@ class Cast(Pass):
 
     name: ClassVar[str] = "cast"
     summary: ClassVar[str] = "compute in float16 or bfloat16 where observed ranges allow it"
-    follows: ClassVar[frozenset[str]] = frozenset({"simplify", "prune"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"simplify", "prune", "prune_channels", "drop_layers"}
+    )
     changes_interface: ClassVar[bool] = True  # with io=convert
 
     to: Annotated[Literal["float16", "bfloat16"], Param("the 16-bit type")] = "float16"

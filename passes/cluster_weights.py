@@ -39,7 +39,9 @@ class ClusterWeights(Pass):
 
     name: ClassVar[str] = "cluster_weights"
     summary: ClassVar[str] = "store weights as indices into small tables of numbers"
-    follows: ClassVar[frozenset[str]] = frozenset({"simplify", "fuse", "fold_constants", "prune"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"simplify", "fuse", "fold_constants", "prune", "prune_channels", "drop_layers"}
+    )
 
     bits: Annotated[Literal[2, 4, 8], Param("width of an index", search=(4, 8))] = 4
     per: Annotated[

@@ -41,7 +41,17 @@ class CorrectBias(Pass):
     summary: ClassVar[str] = "restore the means that lossy passes before it have shifted"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA})
     follows: ClassVar[frozenset[str]] = frozenset(
-        {"simplify", "prune", "cluster_weights", "quantize_weights", "quantize", "equalize"}
+        {
+            "simplify",
+            "equalize",
+            "prune",
+            "prune_channels",
+            "drop_layers",
+            "reconstruct",
+            "cluster_weights",
+            "quantize_weights",
+            "quantize",
+        }
     )
     idempotent: ClassVar[bool] = False  # it measures again, and what was rounded is not zero
 

@@ -39,7 +39,9 @@ class Equalize(Pass):
 
     name: ClassVar[str] = "equalize"
     summary: ClassVar[str] = "equal ranges of channels from layer to layer, before quantization"
-    follows: ClassVar[frozenset[str]] = frozenset({"simplify", "fuse", "prune"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"simplify", "fuse", "prune", "prune_channels", "drop_layers"}
+    )
     exact: ClassVar[bool] = True
     idempotent: ClassVar[bool] = False  # deep nets are left a bit before nothing moves at all
 

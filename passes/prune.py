@@ -62,7 +62,9 @@ class Prune(Pass):
 
     name: ClassVar[str] = "prune"
     summary: ClassVar[str] = "set the smallest weights to zero"
-    follows: ClassVar[frozenset[str]] = frozenset({"simplify", "fuse", "fold_constants"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"simplify", "fuse", "fold_constants", "prune_channels", "drop_layers"}
+    )
 
     sparsity: Annotated[
         float | None,

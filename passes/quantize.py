@@ -51,7 +51,9 @@ class Quantize(Pass):
     name: ClassVar[str] = "quantize"
     summary: ClassVar[str] = "run on 8-bit integers, with ranges from calibration data"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA})
-    follows: ClassVar[frozenset[str]] = frozenset({"simplify", "prune"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"simplify", "prune", "prune_channels", "drop_layers"}
+    )
     changes_interface: ClassVar[bool] = True  # the opset, where it is too old for the operators
 
     method: Annotated[

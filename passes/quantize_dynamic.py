@@ -32,7 +32,9 @@ class QuantizeDynamic(Pass):
 
     name: ClassVar[str] = "quantize_dynamic"
     summary: ClassVar[str] = "multiply matrices on 8-bit integers, without calibration data"
-    follows: ClassVar[frozenset[str]] = frozenset({"simplify", "prune"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"simplify", "prune", "prune_channels", "drop_layers"}
+    )
     changes_interface: ClassVar[bool] = True  # the opset, where it is too old for the operators
 
     per_channel: Annotated[bool, Param("one scale per output channel of a weight")] = True

@@ -51,7 +51,9 @@ class QuantizeWeights(Pass):
 
     name: ClassVar[str] = "quantize_weights"
     summary: ClassVar[str] = "store weights in 2, 4 or 8 bits and compute in float"
-    follows: ClassVar[frozenset[str]] = frozenset({"simplify", "fuse", "fold_constants", "prune"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"simplify", "fuse", "fold_constants", "prune", "prune_channels", "drop_layers"}
+    )
     changes_interface: ClassVar[bool] = True  # the opset, where it is too old for 4-bit integers
 
     bits: Annotated[Literal[2, 4, 8], Param("width of a weight", search=(4, 8))] = 4

@@ -35,7 +35,16 @@ class Reconstruct(Pass):
     summary: ClassVar[str] = "refit float weights to the original after lossy passes"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA})
     follows: ClassVar[frozenset[str]] = frozenset(
-        {"simplify", "prune", "cluster_weights", "quantize_weights", "quantize", "cast"}
+        {
+            "simplify",
+            "prune",
+            "prune_channels",
+            "drop_layers",
+            "cluster_weights",
+            "quantize_weights",
+            "quantize",
+            "cast",
+        }
     )
     idempotent: ClassVar[bool] = False  # it starts from the weights that it finds
 

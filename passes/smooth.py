@@ -32,7 +32,9 @@ class Smooth(Pass):
     name: ClassVar[str] = "smooth"
     summary: ClassVar[str] = "even out channels of what matrix products read, before quantization"
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA})
-    follows: ClassVar[frozenset[str]] = frozenset({"simplify", "fuse", "prune"})
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {"simplify", "fuse", "prune", "prune_channels", "drop_layers"}
+    )
     exact: ClassVar[bool] = True
     idempotent: ClassVar[bool] = False  # smoother activations lead to other factors
 
