@@ -97,7 +97,7 @@ class Digits:
 
     def calibration(self, count: int, folder: Path) -> Path:
         samples = dict(np.load(self.path.parent / "calibration.npz"))
-        target = folder / "calibration.npz"
+        target = folder / f"{self.name}_{count}.npz"
         np.savez(target, **{name: array[:count] for name, array in samples.items()})
         return target
 
@@ -127,7 +127,7 @@ class Pictures:
 
     def calibration(self, count: int, folder: Path) -> Path:
         self._count = max(count, 64)
-        task, target = self.images, folder / "calibration.npz"
+        task, target = self.images, folder / f"{self.name}_{count}.npz"
         name = opened(self.path).get_inputs()[0].name
         samples: Feed = {name: task.feed(task.images[self._chosen()[:count]])}
         np.savez(target, **samples)
@@ -163,7 +163,7 @@ class Other:
 
     def calibration(self, count: int, folder: Path) -> Path:
         single = self.zoo.TASKS[self.key][0] in {"mnist"}
-        target = folder / ("calibration.npz" if single else "calibration")
+        target = folder / f"{self.name}_{count}{'.npz' if single else ''}"
         command = [sys.executable, "prepare.py", self.key, str(target), "--samples", str(count)]
         subprocess.run(command, cwd=self.zoo.Z, check=True, capture_output=True)
         return target
