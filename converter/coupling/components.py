@@ -238,7 +238,7 @@ class Components:
         places, union = self._places, self.walk.union
         reason = union.reason(places.labels)
         made = np.zeros(len(union), bool)
-        made[self._roots[places.constant]] = True
+        made[self._roots[places.weights]] = True
         inside = (reason > 1) & places.flowing & made[self._roots]
         _, first = np.unique(self._roots[inside], return_index=True)
         owners, reasons = places.owner[inside][first], reason[inside][first]
@@ -273,6 +273,7 @@ class _Places:
         bounds: Where each but the first starts.
         owner: Number of the axis to which each label belongs.
         constant: Whether each label belongs to a constant.
+        weights: Whether it belongs to a constant of a layer: no mask, no table of positions.
         flowing: Whether it belongs to a value that depends on the inputs of the model.
         hashes: Two random numbers per axis.
     """
@@ -305,6 +306,12 @@ class _Places:
             for key, fixed in zip(self.keys, constant, strict=True)
         ]
         self.flowing = np.repeat(np.array(computed, bool), sizes)
+        workers = {work.node for work in walk.work_done}
+        layers = [
+            fixed and (key[0][0] in workers or walk.follows(key[0][0].outputs[0]))
+            for key, fixed in zip(self.keys, constant, strict=True)
+        ]
+        self.weights = np.repeat(np.array(layers, bool), sizes)
         rng = np.random.default_rng(0)
         self.hashes = rng.integers(1 << 63, size=(len(sizes), 2), dtype=np.uint64)
 

@@ -70,8 +70,12 @@ def _with_bias(site: Site, y: Labels, position: int) -> Labels:
 
 
 def _weighted(site: Site, labels: Labels, weight_axis: int) -> None:
-    if labels is not None:
+    if labels is None:
+        return
+    if site.fixed(1):
         site.sink(0, 1, "weights", weight=1, weight_axis=weight_axis)
+    else:
+        site.sink(0, 1, "product")
 
 
 def _repeated(labels: Labels, times: int) -> Labels:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -63,15 +64,61 @@ def reshaped(site: Site, x: Axes, sizes: Sequence[int], wanted: Sequence[int]) -
         if len(long) == 1 and wanted[long[0]] == sizes[labelled]:
             result[long[0]] = labels
             continue
-        group = [sizes[axis] for axis in ours]
-        if math.prod(group) > _LARGEST:
-            site.freeze(labels, "it is merged with very long axes")
+        before = math.prod(sizes[axis] for axis in ours if axis < labelled)
+        after = math.prod(sizes[axis] for axis in ours if axis > labelled)
+        part = _Part.of([wanted[axis] for axis in theirs], before, after)
+        if part.before * part.after * labels.size > _LARGEST:
+            site.freeze(labels, "it is mixed with other axes")
             continue
-        spread = labels.reshape([-1 if axis == labelled else 1 for axis in ours])
-        full = np.broadcast_to(spread, group).reshape([wanted[axis] for axis in theirs])
-        axis, found = _read_off(site, full, theirs, wanted)
-        result[axis] = found
+        spread = np.tile(np.repeat(labels, part.after), part.before).reshape(part.sizes)
+        axis, found = _read_off(site, spread, theirs[part.first : part.last], wanted)
+        place = theirs.index(axis) - part.first
+        result[axis] = part.widened(found, place)
     return tuple(result)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The axes of a result that an axis is spread over, without what lies before and behind it.
+
+    Attributes:
+        sizes: Of the axes from ``first`` up to ``last``.
+        first: The first axis that takes part.
+        last: Behind the last axis that takes part.
+        tiles: Times that the first of these axes is really longer, in tiles.
+        repeats: Times that the last one is really longer, each index being repeated.
+        before: Times that all labels are repeated one after the other.
+        after: Times that each label is repeated.
+    """
+
+    sizes: tuple[int, ...]
+    first: int
+    last: int
+    tiles: int
+    repeats: int
+    before: int
+    after: int
+
+    @staticmethod
+    def of(wanted: Sequence[int], before: int, after: int) -> _Part:
+        """Take away leading and trailing axes that the labels cannot depend on."""
+        sizes, first, last = list(wanted), 0, len(wanted)
+        while first < last - 1 and before % sizes[first] == 0:
+            before, first = before // sizes[first], first + 1
+        while last - 1 > first and after % sizes[last - 1] == 0:
+            after, last = after // sizes[last - 1], last - 1
+        tiles = before if sizes[first] % before == 0 else 1
+        sizes[first] //= tiles
+        repeats = after if sizes[last - 1] % after == 0 else 1
+        sizes[last - 1] //= repeats
+        part = tuple(sizes[first:last])
+        return _Part(part, first, last, tiles, repeats, before // tiles, after // repeats)
+
+    def widened(self, labels: Array, place: int) -> Array:
+        """Return the labels of the axis at ``place`` at its real length."""
+        if place == len(self.sizes) - 1:
+            labels = np.repeat(labels, self.repeats)
+        return np.tile(labels, self.tiles) if place == 0 else labels
 
 
 def _one(site: Site, x: Axes, axes: Sequence[int]) -> int | None:
