@@ -215,16 +215,16 @@ def _layer(node: ir.Node, state: _State) -> tuple[Layout, Moments | None]:
     layout = Layout(tuple(sorted(a for a in axes if a is not None)), state.axes[channel_at])
     if state.channel is not None and state.channel != layout.channel:
         return layout, None
-    if is_op(node, "BatchNormalization"):
-        statistics = _statistics(node)
-        if statistics is None or state.shape[1] != statistics[0].size or layout.channel is None:
-            return layout, _normalised(state, layout)
-        mean, std = statistics
-        trained = "scaled as the first BatchNormalization expects"
-        return layout, Moments(
-            (mean - state.shift) / state.scale, std / np.abs(state.scale), trained
-        )
-    return layout, _normalised(state, layout)
+    trained = None
+    if layout.channel is not None and is_op(node, "BatchNormalization"):
+        trained = _statistics(node)
+    elif layout.channel is not None and is_op(node, "Conv"):
+        trained = _before_conv(node)
+    if trained is None or state.shape[1] != trained[0].size:
+        return layout, _normalised(state, layout)
+    mean, std = trained
+    said = "scaled as the first BatchNormalization expects"
+    return layout, Moments((mean - state.shift) / state.scale, std / np.abs(state.scale), said)
 
 
 def _statistics(node: ir.Node) -> tuple[Array, Array] | None:
@@ -236,3 +236,47 @@ def _statistics(node: ir.Node) -> tuple[Array, Array] | None:
     epsilon = node.attributes.get_float("epsilon", 1e-5)
     std = np.sqrt(np.maximum(variance, 0) + epsilon)
     return (mean, std) if np.isfinite(mean).all() and np.isfinite(std).all() else None
+
+
+def _before_conv(conv: ir.Node) -> tuple[Array, Array] | None:
+    """Return the mean and deviation of a Conv's input that fit a BatchNormalization behind it.
+
+    The means of the outputs are linear in those of the inputs. Of their deviations the median is
+    compared with what smooth noise gives.
+    """
+    readers = [node for node, _ in conv.outputs[0].uses()]
+    weight = constant_array(conv.inputs[1])
+    bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    if len(readers) != 1 or not is_op(readers[0], "BatchNormalization") or weight is None:
+        return None
+    trained = _statistics(readers[0])
+    plain = conv.attributes.get_int("group", 1) == 1 and weight.ndim == 4
+    if trained is None or not plain or trained[0].size != len(weight):
+        return None
+    kernels = weight.astype(np.float64)
+    if not np.isfinite(kernels).all() or kernels.shape[0] < 2 * kernels.shape[1]:
+        return None
+    mean, std = trained
+    unit = np.sqrt(_power(kernels))
+    told = (unit > 1e-6 * unit.max()) & (std > 1e-3 * std.max())
+    if not told.any():
+        return None
+    scale = float(np.median(std[told] / unit[told]))
+    offset = mean if bias is None else mean - bias.astype(np.float64).reshape(-1)
+    # in deviations of each output, and drawn towards a mean of zero where few outputs see one
+    sums = kernels.sum(axis=(2, 3))[told] / std[told, None] * scale
+    known = offset[told] / std[told]
+    gram = sums.T @ sums + np.eye(sums.shape[1])
+    centre = np.linalg.solve(gram, sums.T @ known) * scale
+    return centre, np.full(kernels.shape[1], scale)
+
+
+def _power(kernels: Array) -> Array:
+    """Return the variance of each output of a Conv for smooth noise of variance 1: (rows,)."""
+    from converter.data.noise import signal
+
+    rows, channels, high, wide = kernels.shape
+    noise = signal(np.random.default_rng(0), (4, channels, high + 40, wide + 40), (2, 3), 1)
+    windows = np.lib.stride_tricks.sliding_window_view(noise, (high, wide), (2, 3))[:, :, ::4, ::4]
+    outputs = np.tensordot(windows, kernels, ((1, 4, 5), (1, 2, 3)))
+    return np.asarray(outputs.reshape(-1, rows).var(axis=0))

@@ -3,23 +3,21 @@
 Pictures, sounds and other signals have most of their power in low frequencies. White noise has
 not, and what a network computes from it says little about its channels: calibrated on white noise
 a trained ResNet cut to half its operations kept 83 % of its images right, on noise at several
-scales 92 %. Here every scale has equal power, as has every octave of a picture (power falls with
-the square of the frequency). Mean and standard deviation are those given, else what the first
+scales 92 %. Mean and standard deviation are those given, else what the first
 layers of the model say about the data that it was trained on, else 0 and 1.
 """
 
 from __future__ import annotations
 
-import functools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from converter.data import ports as p
 from converter.data.first_layers import Layout, Moments, look
+from converter.data.noise import signal
 from converter.data.ports import Array, Port
 from converter.data.synthetic import Recipe, Synthetic, make_synthetic
 from converter.errors import UsageError
@@ -27,9 +25,7 @@ from converter.errors import UsageError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-_SCALES = (1, 2, 4, 8, 16)
 _LEAST = 4  # a shorter axis is no signal
-_COMMON = 0.8  # share of the power that all channels of a picture have in common
 _CONTRAST = 0.3  # standard deviation of a sample's logarithmic contrast
 _BYTES = Moments(np.array([115.0]), np.array([65.0]))  # of usual photographs
 
@@ -49,11 +45,7 @@ class Signal(Recipe):
     def fill(self, rng: np.random.Generator) -> Array:
         """Draw one array."""
         channel = self.layout.channel
-        made = _fields(rng, self.shape, self.layout.smooth)
-        if channel is not None and self.shape[channel] in {3, 4}:
-            shape = tuple(1 if axis == channel else size for axis, size in enumerate(self.shape))
-            common = _fields(rng, shape, self.layout.smooth)
-            made = math.sqrt(1 - _COMMON) * made + math.sqrt(_COMMON) * common
+        made = signal(rng, self.shape, self.layout.smooth, channel)
         made *= np.exp(_CONTRAST * rng.standard_normal((self.shape[0],) + (1,) * (made.ndim - 1)))
         per_channel = [1] * made.ndim
         if channel is not None:
@@ -162,46 +154,3 @@ def _given(
     if (made[1] <= 0).any():
         raise UsageError(f"std is {list(made[1])}", allowed="positive numbers")
     return Moments(made[0], made[1], "with mean and deviation as given")
-
-
-# --- noise --------------------------------------------------------------------------------------
-
-
-def _fields(rng: np.random.Generator, shape: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-    """Return noise of variance 1 at every point: the sum of all scales, each with equal power."""
-    total = np.zeros(shape)
-    scales = [s for s in _SCALES if all(shape[a] // s >= 2 for a in axes)] if axes else [1]
-    for scale in scales or [1]:
-        coarse = [math.ceil(n / scale) if a in axes else n for a, n in enumerate(shape)]
-        made: Array = rng.standard_normal(coarse)
-        for axis in axes:
-            made = np.moveaxis(
-                np.tensordot(_stretch(coarse[axis], shape[axis]), made, (1, axis)), 0, axis
-            )
-        total += made
-    return np.asarray(total / math.sqrt(len(scales or [1])))
-
-
-@functools.lru_cache(maxsize=64)
-def _stretch(size: int, target: int) -> Array:
-    """Return the matrix (target, size) of cubic interpolation; each row has norm 1.
-
-    Keys' cubic convolution with a = -1/2, with the last point repeated beyond the edge.
-    """
-    if size == target:
-        return np.eye(size)
-    places = (np.arange(target) + 0.5) * size / target - 0.5
-    first = np.floor(places).astype(int)
-    matrix = np.zeros((target, size))
-    for step in range(-1, 3):
-        at = np.clip(first + step, 0, size - 1)
-        np.add.at(matrix, (np.arange(target), at), _keys(np.abs(places - (first + step))))
-    result: Array = matrix / np.linalg.norm(matrix, axis=1, keepdims=True)
-    return result
-
-
-def _keys(distance: Any) -> Any:
-    """Return the weights of Keys' kernel at distances of 0 to 2."""
-    near = (1.5 * distance - 2.5) * distance**2 + 1
-    far = ((-0.5 * distance + 2.5) * distance - 4) * distance + 2
-    return np.where(distance < 1, near, np.where(distance < 2, far, 0.0))

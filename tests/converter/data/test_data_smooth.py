@@ -91,6 +91,35 @@ def test_scaled_as_the_first_batch_normalization_expects():
     np.testing.assert_allclose(images.std(axis=(0, 2, 3)), [2, 2, 10], rtol=0.15)
 
 
+def test_scaled_as_a_batch_normalization_behind_the_first_convolution_expects():
+    rng = np.random.default_rng(0)
+    kernels = rng.standard_normal((16, 3, 3, 3)).astype(np.float32)
+    kernels[:4] += 0.5  # some that see the mean
+    bias = rng.standard_normal(16).astype(np.float32)
+    centre, scale = np.array([-3.0, 0, 2]), 5.0
+    smooth = draw(conv("n = Identity(x)"), batch=64, samples=64, seed=9) * scale
+    seen = smooth + centre.reshape(3, 1, 1)
+    text = (
+        "g (float[N,3,32,32] x) => (float[N,16,H,W] y)"
+        "{ h = Conv(x, w, b)  y = BatchNormalization(h, g, g, m, v) }"
+    )
+    outputs = run(
+        model_from_text("g (float[N,3,32,32] x) => (float[N,16,H,W] y) { y = Conv(x, w, b) }",
+                        w=kernels, b=bias),
+        {"x": seen.astype(np.float32)},
+    )["y"]  # fmt: skip
+    model = model_from_text(
+        text, w=kernels, b=bias, g=np.ones(16, np.float32),
+        m=outputs.mean(axis=(0, 2, 3)), v=outputs.var(axis=(0, 2, 3)),
+    )  # fmt: skip
+    dataset = make_smooth(model, batch=64, samples=256)
+    assert "BatchNormalization" in dataset.description
+    images = np.concatenate([b.inputs["x"] for b in dataset])
+    # one deviation for all channels, from few samples
+    np.testing.assert_allclose(images.std(axis=(0, 2, 3)), scale, rtol=0.25)
+    np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), centre, atol=0.25 * scale)
+
+
 def test_mean_and_deviation_given_by_the_user():
     model = conv("n = Identity(x)")
     images = draw(model, batch=64, samples=256, mean=[1, 2, 3], std=[0.5])
