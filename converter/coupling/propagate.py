@@ -306,7 +306,7 @@ class Propagation:
         weight_axis: int | None = None,
     ) -> None:
         """Say that the node sums over an axis of an input; over weights alone it is frozen."""
-        if kind not in ("weights", "product") and self.fixed(position):
+        if kind not in ("weights", "product", "recurrent") and self.fixed(position):
             self.freeze(self.labels(position)[axis], "weights are computed from all of it")
             return
         self.sinks.append(Sink(self.node, position, axis, kind, weight, weight_axis))

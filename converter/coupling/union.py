@@ -13,6 +13,8 @@ from converter.ops.axes.site import STAYS
 
 Array = np.ndarray[Any, Any]
 _FIRST = 1 << 10
+_FREE = 1 << 40
+"""Stands for the reason of what is not frozen: later than any."""
 
 
 class Labels:
@@ -20,7 +22,7 @@ class Labels:
 
     def __init__(self) -> None:
         self._parent = np.arange(_FIRST)
-        self._reason = np.zeros(_FIRST, np.int64)
+        self._reason = np.full(_FIRST, _FREE)
         self._size = 1
         self.reasons: list[tuple[Any, str]] = [(None, "it stays")]
         self._known: dict[tuple[int, str], int] = {}
@@ -35,7 +37,7 @@ class Labels:
         while self._size + count > len(self._parent):
             more = len(self._parent)
             self._parent = np.append(self._parent, np.arange(more, 2 * more))
-            self._reason = np.append(self._reason, np.zeros(more, np.int64))
+            self._reason = np.append(self._reason, np.full(more, _FREE))
         made = np.arange(self._size, self._size + count)
         self._size += count
         return made
@@ -59,25 +61,16 @@ class Labels:
                 return
             low = np.minimum(first, second)[differ]
             high = np.maximum(first, second)[differ]
-            self._merge_reasons(low, high)
             np.minimum.at(self._parent, high, low)
-
-    def _merge_reasons(self, low: Array, high: Array) -> None:
-        """Give both the earlier reason; what is not united this time will be in the next."""
-        ours, theirs = self._reason[low], self._reason[high]
-        if not (ours.any() or theirs.any()):
-            return
-        none = np.iinfo(np.int64).max
-        both = np.minimum(np.where(ours, ours, none), np.where(theirs, theirs, none))
-        for side in (low, high):
-            best = np.where(self._reason == 0, none, self._reason)
-            np.minimum.at(best, side, both)
-            self._reason = np.where(best == none, 0, best)
+            touched = np.concatenate([low, high])
+            touched = touched[self._reason[touched] < _FREE]
+            if touched.size:  # roots that are none any more hand on their reasons
+                np.minimum.at(self._reason, self.find(touched), self._reason[touched])
 
     def freeze(self, labels: Array, subject: Any, reason: str) -> None:
         """Forbid the removal of labels; what is frozen already keeps its reason."""
         roots = self.find(labels)
-        free = roots[self._reason[roots] == 0]
+        free = roots[self._reason[roots] == _FREE]
         if not free.size:
             return
         key = (id(subject), reason)
@@ -88,9 +81,9 @@ class Labels:
 
     def reason(self, labels: Array) -> Array:
         """Return the number of the reason of every label, 0 for what is free."""
-        found: Array = self._reason[self.find(labels)]
-        return found
+        found = self._reason[self.find(labels)]
+        return np.where(found == _FREE, 0, found)
 
     def frozen(self, labels: Array) -> bool:
         """Tell whether none of the labels can be removed."""
-        return bool(self.reason(labels).all())
+        return bool((self._reason[self.find(labels)] < _FREE).all())
