@@ -196,6 +196,26 @@ def test_atoms_with_other_readers_are_masked():
     assert 0 < found.curves[0].losses[3] < found.curves[0].losses[-1]
 
 
+@pytest.mark.parametrize(("op", "gates"), [("LSTM", 4), ("GRU", 3), ("RNN", 1)])
+def test_hidden_units_of_recurrent_layers(op, gates):
+    model = model_from_text(
+        f"""g (float[5,N,6] x) => (float[5,N,4] y) {{
+          h = {op} <hidden_size = 12> (x, w, r)
+          f = Squeeze(h, one)
+          y = MatMul(f, v)
+        }}""",
+        w=weights(1, 12 * gates, 6, seed=0),
+        r=weights(1, 12 * gates, 12, seed=1),
+        one=np.array([1]),
+        v=weights(12, 4, seed=2),
+    )
+    x = weights(5, 16, 6, seed=3)
+    found = plan(source(model, [Batch({"x": x}, None, 16)]), Choice(round_to=1))
+    assert [len(c.order) for c in found.curves] == [12]
+    assert found.curves[0].losses[-1] > found.curves[0].losses[2] > 0
+    assert found.at(Target("flops", 0.5)).met
+
+
 def test_nothing_to_remove():
     model = model_from_text(
         "g (float[N,3] x) => (float[N,2] y) { y = MatMul(x, w) }", w=weights(3, 2, seed=0)
