@@ -25,7 +25,7 @@ _PLENTY = 4
 """Rows per input below which the ridge is larger, if nothing can be held out to choose it."""
 _FEW = 2
 """Rows per input below which weights stay, if nothing can be held out to judge by."""
-_RIDGES = (1.0, 10.0, 100.0, 1000.0)
+_RIDGES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
 @dataclass(frozen=True)

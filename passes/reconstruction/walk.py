@@ -26,6 +26,8 @@ from passes.allocation.trial import divisible, joined
 from passes.reconstruction.fit import Recipe, fit
 from passes.reconstruction.linear import Linear, install, linear_of
 from passes.reconstruction.order import advanced, rearrange
+from passes.reconstruction.pairs import Pair, pairs_of
+from passes.reconstruction.recurrent import Recurrent, fit_recurrent, recurrent_of
 from passes.reconstruction.tail import Tail, tail_of
 from passes.reconstruction.targets import Kept, Side, gather
 from passes.tuning.distance import Distances
@@ -40,6 +42,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 _HELD = 8
 """Every so many samples one is not fitted on; fewer samples are all fitted on."""
+_LEAST_ROWS = 12_000
+"""Rows that are taken of few samples, if they have as many: neighbours still add a little."""
 _MOST_NUMBERS = 48_000_000
 """Numbers of the largest matrix of rows: 192 MB."""
 
@@ -87,15 +91,6 @@ class Repair:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, eq=False)
-class _Pair:
-    """One layer in both models."""
-
-    name: str
-    student: ir.Node
-    teacher: ir.Node
-
-
 def reconstruct(  # noqa: PLR0913 - two models, the data and how
     teacher: ir.Model,
     student: ir.Model,
@@ -125,7 +120,7 @@ def reconstruct(  # noqa: PLR0913 - two models, the data and how
     import onnxruntime  # noqa: F401 - imported here, the child has it
 
     recipe, progress = recipe or Recipe(), progress or Silent()
-    pairs, skipped = _pairs(teacher, student, selection or Selection((), ()))
+    pairs, skipped = pairs_of(teacher, student, selection or Selection((), ()))
     if not pairs or not batches:
         note = "no layer can be fitted" if not pairs else "there are no samples to fit on"
         return Repair(modified=False, skipped=tuple(skipped), notes=(note,))
@@ -147,7 +142,7 @@ def reconstruct(  # noqa: PLR0913 - two models, the data and how
 
 
 def _taken(
-    student: ir.Model, pairs: Sequence[_Pair], skipped: list[Skip], found: Mapping[str, Any]
+    student: ir.Model, pairs: Sequence[Pair], skipped: list[Skip], found: Mapping[str, Any]
 ) -> Repair:
     """Write what the child found, if it is better than nothing."""
     layers = tuple(Fitted(*row) for row in found["layers"])
@@ -184,48 +179,12 @@ def _notes(layers: Sequence[Fitted], found: Mapping[str, Any], *, taken: bool) -
     return (f"fitted {len(solved)} of {len(layers)} layers: {figures}, {on}",)
 
 
-def _pairs(
-    teacher: ir.Model, student: ir.Model, selection: Selection
-) -> tuple[list[_Pair], list[Skip]]:
-    """Match layers by the names of their outputs, in an order that both models have."""
-    theirs = {n.outputs[0].name: (i, n) for i, n in enumerate(teacher.graph) if n.outputs}
-    pairs: list[_Pair] = []
-    skipped: list[Skip] = []
-    last = -1
-    for node in student.graph:
-        layer = linear_of(node)
-        if layer is None or node not in selection:
-            continue
-        found = theirs.get(node.outputs[0].name)
-        reason = layer if isinstance(layer, str) else _obstacle(node, found)
-        if not reason and found is not None and found[0] <= last:
-            reason = "it comes in another order than in the original"
-        if reason or found is None:
-            skipped.append(Skip(g.label(node), reason))
-            continue
-        last = found[0]
-        pairs.append(_Pair(g.label(node), node, found[1]))
-    return pairs, skipped
-
-
-def _obstacle(node: ir.Node, found: tuple[int, ir.Node] | None) -> str:
-    if found is None or found[1].op_type != node.op_type:
-        return "the original has no such layer"
-    if not isinstance(linear_of(found[1]), Linear):
-        return "the original has no constant weight there"
-    weight = node.inputs[1]
-    assert weight is not None
-    if len(tuple(weight.uses())) > 1:
-        return "its weight is used elsewhere too"
-    return ""
-
-
 @dataclass(frozen=True, eq=False)
 class _Task:
     teacher: ir.Model
     student: ir.Model
     kept: Kept
-    pairs: Sequence[_Pair]
+    pairs: Sequence[Pair]
     recipe: Recipe
 
 
@@ -328,6 +287,9 @@ class _Walk:
         self._teacher.advance()
         self._student.advance()
         pair = self.task.pairs[index]
+        if isinstance(recurrent_of(pair.student), Recurrent):
+            self._recurrent(index, pair)
+            return
         sides = self._sides(pair)
         if isinstance(sides, str):
             self.skipped.append([pair.name, sides])
@@ -342,7 +304,21 @@ class _Walk:
         if found.weight is not None:
             self._take(index, layer, found.weight, found.bias)
 
-    def _sides(self, pair: _Pair) -> tuple[Side, Side] | str:
+    def _recurrent(self, index: int, pair: Pair) -> None:
+        """Fit the gates of a recurrent layer."""
+        models = (self._student, self._teacher)
+        found = fit_recurrent(
+            (pair.student, pair.teacher), models, self.task.kept, self._masks, self.task.recipe
+        )
+        if isinstance(found, str):
+            self.skipped.append([pair.name, found])
+            return
+        self.layers.append([pair.name, found.before, found.after, found.what])
+        for position, array in (found.constants or {}).items():
+            name = f"{pair.student.outputs[0].name or 'layer'}_{position}"
+            self._edit(index, pair.student, position, array, name)
+
+    def _sides(self, pair: Pair) -> tuple[Side, Side] | str:
         first, second = linear_of(pair.student), linear_of(pair.teacher)
         assert isinstance(first, Linear)
         assert isinstance(second, Linear)
