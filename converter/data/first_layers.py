@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 _FARTHEST = 16  # nodes between an input and the layer that reads it
 _WAVE = 128  # from this length on, rows of numbers are taken for a wave
+_FAR = 8.0  # median of bias / (deviation of the output) from which on inputs are no small numbers
+_BYTE = 64.0  # deviation of pictures of 0 to 255
 _HALF, _QUARTER = 0.45, 0.25  # mean and deviation of usual pictures between 0 and 1
 
 
@@ -221,7 +223,10 @@ def _layer(node: ir.Node, state: _State) -> tuple[Layout, Moments | None]:
     elif layout.channel is not None and is_op(node, "Conv"):
         trained = _before_conv(node)
     if trained is None or state.shape[1] != trained[0].size:
-        return layout, _normalised(state, layout)
+        told = _normalised(state, layout)
+        if told is None and layout.channel is not None and is_op(node, "Conv"):
+            told = _bytes(node)
+        return layout, told
     mean, std = trained
     said = "scaled as the first BatchNormalization expects"
     return layout, Moments((mean - state.shift) / state.scale, std / np.abs(state.scale), said)
@@ -241,34 +246,79 @@ def _statistics(node: ir.Node) -> tuple[Array, Array] | None:
 def _before_conv(conv: ir.Node) -> tuple[Array, Array] | None:
     """Return the mean and deviation of a Conv's input that fit a BatchNormalization behind it.
 
-    The means of the outputs are linear in those of the inputs. Of their deviations the median is
-    compared with what smooth noise gives.
+    Of the deviations of the outputs the median is compared with what smooth noise gives.
     """
+    first = _first(conv)
     readers = [node for node, _ in conv.outputs[0].uses()]
-    weight = constant_array(conv.inputs[1])
-    bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
-    if len(readers) != 1 or not is_op(readers[0], "BatchNormalization") or weight is None:
+    if first is None or len(readers) != 1 or not is_op(readers[0], "BatchNormalization"):
         return None
     trained = _statistics(readers[0])
-    plain = conv.attributes.get_int("group", 1) == 1 and weight.ndim == 4
-    if trained is None or not plain or trained[0].size != len(weight):
-        return None
-    kernels = weight.astype(np.float64)
-    if not np.isfinite(kernels).all() or kernels.shape[0] < 2 * kernels.shape[1]:
+    if trained is None or trained[0].size != first.bias.size:
         return None
     mean, std = trained
-    unit = np.sqrt(_power(kernels))
-    told = (unit > 1e-6 * unit.max()) & (std > 1e-3 * std.max())
+    told = first.usable & (std > 1e-3 * std.max())
     if not told.any():
         return None
-    scale = float(np.median(std[told] / unit[told]))
-    offset = mean if bias is None else mean - bias.astype(np.float64).reshape(-1)
-    # in deviations of each output, and drawn towards a mean of zero where few outputs see one
-    sums = kernels.sum(axis=(2, 3))[told] / std[told, None] * scale
-    known = offset[told] / std[told]
+    scale = float(np.median(std[told] / first.unit[told]))
+    centre = _centre(
+        first.sums[told] / std[told, None] * scale, (mean - first.bias)[told] / std[told]
+    )
+    return centre * scale, np.full(centre.size, scale)
+
+
+def _bytes(conv: ir.Node) -> Moments | None:
+    """Tell pictures of 0 to 255 by biases far larger than what smaller numbers make of weights.
+
+    With a BatchNormalization folded in, biases take away the mean of the pictures.
+    """
+    first = _first(conv)
+    if first is None or not first.usable.any():
+        return None
+    unit, bias = first.unit[first.usable], first.bias[first.usable]
+    if np.median(np.abs(bias) / unit) < _FAR:
+        return None
+    centre = _centre(first.sums[first.usable] / unit[:, None] * _BYTE, -bias / unit) * _BYTE
+    mean, std = np.clip(centre, 0, 2.5 * _BYTE), np.full(centre.size, _BYTE)
+    return Moments(mean, std, "scaled as pictures of 0 to 255, as the first layer's biases suggest")
+
+
+@dataclass(frozen=True, eq=False)
+class _First:
+    """The first Conv.
+
+    Attributes:
+        bias: float64 (rows,).
+        sums: Sums of the kernels: float64 (rows, channels).
+        unit: Deviation of each output for smooth noise of deviation 1: float64 (rows,).
+        usable: Rows whose weights are not next to nothing: bool (rows,).
+    """
+
+    bias: Array
+    sums: Array
+    unit: Array
+    usable: Array
+
+
+def _first(conv: ir.Node) -> _First | None:
+    """Look at a Conv over pictures, or return None for another one."""
+    weight = constant_array(conv.inputs[1])
+    bias = constant_array(conv.inputs[2]) if len(conv.inputs) > 2 else None
+    if weight is None or weight.ndim != 4 or conv.attributes.get_int("group", 1) != 1:
+        return None
+    kernels = weight.astype(np.float64)
+    if not np.isfinite(kernels).all() or len(kernels) < 2 * kernels.shape[1]:
+        return None
+    added = np.zeros(len(kernels)) if bias is None else bias.astype(np.float64).reshape(-1)
+    unit = np.sqrt(_power(kernels))
+    if added.size != unit.size or not np.isfinite(added).all():
+        return None
+    return _First(added, kernels.sum(axis=(2, 3)), unit, unit > 1e-3 * unit.max())
+
+
+def _centre(sums: Array, outputs: Array) -> Array:
+    """Return the input means that fit those of the outputs, drawn towards zero: (channels,)."""
     gram = sums.T @ sums + np.eye(sums.shape[1])
-    centre = np.linalg.solve(gram, sums.T @ known) * scale
-    return centre, np.full(kernels.shape[1], scale)
+    return np.asarray(np.linalg.solve(gram, sums.T @ outputs))
 
 
 def _power(kernels: Array) -> Array:

@@ -120,6 +120,21 @@ def test_scaled_as_a_batch_normalization_behind_the_first_convolution_expects():
     np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), centre, atol=0.25 * scale)
 
 
+def test_pictures_of_bytes_are_told_by_the_biases_behind_the_first_convolution():
+    rng = np.random.default_rng(1)
+    kernels = rng.standard_normal((16, 3, 3, 3)).astype(np.float32) / 50
+    bias = rng.standard_normal(16) - kernels.sum(axis=(2, 3)) @ [120, 110, 100]
+    text = "g (float[N,3,32,32] x) => (float[N,16,H,W] y) { y = Conv(x, w, b) }"
+    model = model_from_text(text, w=kernels, b=bias.astype(np.float32))
+    dataset = make_smooth(model, batch=64, samples=256)
+    assert "0 to 255" in dataset.description
+    images = np.concatenate([b.inputs["x"] for b in dataset])
+    np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), [120, 110, 100], atol=25)
+    np.testing.assert_allclose(images.std(axis=(0, 2, 3)), 64, rtol=0.15)
+    small = model_from_text(text, w=kernels, b=bias.astype(np.float32) / 100)
+    assert "deviation 1" in make_smooth(small).description
+
+
 def test_mean_and_deviation_given_by_the_user():
     model = conv("n = Identity(x)")
     images = draw(model, batch=64, samples=256, mean=[1, 2, 3], std=[0.5])
