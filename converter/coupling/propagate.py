@@ -234,6 +234,9 @@ class Propagation:
         sizes = self.size_of(output)
         if not output.name or sizes is None:
             return
+        for axis in labels:
+            if axis is not None and axis.size == 1:
+                self.freeze(axis, "it is the only index of an axis")
         found = tuple(None if x is None or x.size == 1 else np.maximum(x, STAYS) for x in labels)
         if tuple(s if x is None else x.size for s, x in zip(sizes, found, strict=False)) != sizes:
             raise Unclear(f"the sizes of {self.node.op_type} do not fit together")

@@ -176,6 +176,12 @@ MOVES = {
         E=(4, 3, 1, 1),
         F=(4, 5, 1, 1),
     ),
+    "one channel split off": image(
+        "a, b = Split<axis=1>(h, n) c = Mul(a, b) y = Conv(c, R)",
+        (7,),
+        n=_ints(1, 7),
+        R=(4, 7, 1, 1),
+    ),
     "halves added": image(
         "a, b = Split<axis=1, num_outputs=2>(h) c = Add(a, b) y = Conv(c, R)",
         (4,),
