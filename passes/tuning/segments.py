@@ -105,6 +105,13 @@ class Pieces:
                 found[name] = [self.values[name][i] for i in batches]
         return found
 
+    def ahead(self, node: ir.Node) -> Iterator[Array]:
+        """Yield the first output of the node at the present stop by batch, without advancing."""
+        name = node.outputs[0].name or ""
+        nodes = [*dict.fromkeys(self._sources(list(self._reads(node)))), node]
+        for made in self._computed(nodes, [name], range(self._batches)):
+            yield made[name]
+
     def arrays(self, value: ir.Value) -> Iterator[tuple[Array, float, int]]:
         """Yield what lives of a value: per batch its numbers as ``scale * (array - zero point)``.
 
