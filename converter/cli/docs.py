@@ -2,6 +2,7 @@
 
 python -m converter.cli.docs > docs/passes.md
 python -m converter.cli.docs rules > docs/rules.md
+python -m converter.cli.docs axes > docs/operators.md
 """
 
 from __future__ import annotations
@@ -66,6 +67,37 @@ def rules_page() -> str:
     return _RULES_HEAD + "\n".join(sections)
 
 
+_AXES_HEAD = """\
+# What can be removed behind which operator
+
+Made by `python -m converter.cli.docs axes > docs/operators.md` from the table of rows in
+`converter/ops/axes`; a test checks that it is current. `convert inspect MODEL --coupling` shows
+what the rows come to for a whole model. Operators that are not listed, and those with bodies (If,
+Loop, Scan), keep everything that they touch.
+
+| operators | what happens to their axes |
+| --- | --- |
+"""
+
+
+def axes_page() -> str:
+    """Return the Markdown page about channels and operators."""
+    from converter.ops.axes.table import AXES
+
+    found: dict[str, list[str]] = {}
+    for entry in AXES:
+        plain = hasattr(entry.row, "__name__")
+        text = ((entry.row if plain else type(entry.row)).__doc__ or "").split("\n")[0]
+        first, _, rest = text.partition(": ")
+        text = rest[:1].upper() + rest[1:] if entry.op_type in first.split() else text
+        name = f"{entry.domain}.{entry.op_type}" if entry.domain else entry.op_type
+        names = found.setdefault(text, [])
+        if name not in names:
+            names.append(name)
+    rows = sorted((names, text) for text, names in found.items())
+    return _AXES_HEAD + "".join(f"| {', '.join(n)} | {_cell(text)} |\n" for n, text in rows)
+
+
 def _rule(group: Sequence[Any], *, off: bool) -> str:
     """Return the row of rules that count under one name, and may be off unless asked for."""
     rule = group[0]
@@ -120,4 +152,5 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.stdout.write(rules_page() if sys.argv[1:] == ["rules"] else passes_page())
+    pages = {"axes": axes_page, "rules": rules_page}
+    sys.stdout.write(pages.get("".join(sys.argv[1:]), passes_page)())

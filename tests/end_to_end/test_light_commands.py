@@ -116,6 +116,13 @@ def test_the_page_about_passes_is_current() -> None:
     )
 
 
+def test_the_page_about_operators_is_current() -> None:
+    made = in_root(sys.executable, "-m", "converter.cli.docs", "axes")
+    assert (ROOT / "docs" / "operators.md").read_text() == made.stdout, (
+        "run: python -m converter.cli.docs axes > docs/operators.md"
+    )
+
+
 def test_the_page_about_rules_is_current() -> None:
     made = in_root(sys.executable, "-m", "converter.cli.docs", "rules")
     assert (ROOT / "docs" / "rules.md").read_text() == made.stdout, (

@@ -20,7 +20,7 @@ _CONTRIB = "QuickGelu FastGelu BiasGelu Gelu"
 
 
 def broadcast(site: Site) -> None:
-    """All inputs against each other."""
+    """Inputs are broadcast against each other; aligned axes go together."""
     operands = [
         (site.labels(i), site.shape(i)) for i in range(len(site.node.inputs)) if site.given(i)
     ]
@@ -28,7 +28,7 @@ def broadcast(site: Site) -> None:
 
 
 def same(site: Site) -> None:
-    """The first input; others hold numbers that are no axis."""
+    """Every number by itself: labels pass."""
     for index in range(len(site.node.outputs)):
         site.put(site.labels(0), index)
 

@@ -10,7 +10,7 @@ _STATISTICS = "statistics are taken over the axis"
 
 
 def pool(site: Site) -> None:
-    """Batch and channels pass."""
+    """Batch and channels pass, places stay."""
     x = site.labels(0)
     freeze_from(site, x, 2, _WINDOW)
     if len(site.node.outputs) > 1 and site.node.outputs[1].name:
@@ -54,6 +54,7 @@ def group_norm(site: Site) -> None:
 
 def _layer_norm(kind: SinkKind) -> Rule:
     def rule(site: Site) -> None:
+        """Scale and bias go with the last axes, over which statistics are taken."""
         x = site.labels(0)
         axis = normal(site.node.attributes.get_int("axis", -1), len(x))
         result = list(x)
@@ -80,10 +81,10 @@ def _follow(site: Site, result: list[Labels], position: int) -> None:
 
 
 def _skip_norm(kind: SinkKind) -> Rule:
-    """A sum of two streams and a bias, normalized over the last axis (com.microsoft)."""
     vectors = (2, 3, 4) if kind == "layer_norm" else (2, 3)
 
     def rule(site: Site) -> None:
+        """Two streams are added and normalized over the last axis; all vectors go with it."""
         result = [
             site.unite(a, b) if site.shape(1) == site.shape(0) else a
             for a, b in zip(site.labels(0), site.labels(1), strict=False)
@@ -101,9 +102,10 @@ def _skip_norm(kind: SinkKind) -> Rule:
 
 
 def _frozen_axis(default: int, reason: str, *, onwards: bool = False) -> Rule:
-    """One axis stays (``onwards``: and all behind it); the others pass."""
+    """Freeze one axis (``onwards``: and all behind it)."""
 
     def rule(site: Site) -> None:
+        """The axis that it is taken over stays, the others pass."""
         x = site.labels(0)
         first = normal(site.node.attributes.get_int("axis", default), len(x))
         last = len(x) if onwards else first + 1

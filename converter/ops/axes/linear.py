@@ -15,7 +15,7 @@ _WINDOW = "a window slides over the axis"
 
 
 def conv(site: Site) -> None:
-    """Convolution; grouped: every group reads the same positions and keeps as many channels."""
+    """Input channels are summed over; groups keep equal numbers; depthwise ones pass."""
     x, weight = site.labels(0), site.labels(1)
     sizes, group = site.shape(1), site.node.attributes.get_int("group", 1)
     channels = site.shape(0)[1]
@@ -34,7 +34,7 @@ def conv(site: Site) -> None:
 
 
 def conv_transpose(site: Site) -> None:
-    """Transposed convolution: the kernel's first axis is the input, its second the output."""
+    """As Conv; the kernel's first axis is the input, its second the output."""
     x, weight = site.labels(0), site.labels(1)
     sizes, group = site.shape(1), site.node.attributes.get_int("group", 1)
     freeze_from(site, weight, 2, _WINDOW)
@@ -102,7 +102,7 @@ def _balanced(site: Site, labels: Labels, group: int) -> None:
 
 
 def gemm(site: Site) -> None:
-    """A B + C, each of A and B perhaps transposed."""
+    """As MatMul, each factor perhaps transposed; C goes with the result."""
     read = site.node.attributes
     rows_, k = (1, 0) if read.get_int("transA", 0) else (0, 1)
     k2, columns = (1, 0) if read.get_int("transB", 0) else (0, 1)
@@ -129,7 +129,7 @@ def _contracted(site: Site, a: Labels, b: Labels, k: int, k2: int) -> None:
 
 
 def matmul(site: Site) -> None:
-    """A matrix product, of one activation with weights or of two activations."""
+    """The inner axes are summed over and go together; outer ones pass, batch axes go together."""
     a, b = site.labels(0), site.labels(1)
     first, second = site.shape(0), site.shape(1)
     if not a or not b:

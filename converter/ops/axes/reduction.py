@@ -5,9 +5,17 @@ from __future__ import annotations
 from converter.ops.axes.align import axes_of, normal, rows
 from converter.ops.axes.site import Labels, Rule, SinkKind, Site
 
+_DOCUMENTED: dict[SinkKind | None, str] = {
+    "sum": "What is removed adds nothing to the sum; other axes pass.",
+    "mean": "The mean is taken over what is left; other axes pass.",
+    "greatest": "The greatest of what is left is taken; other axes pass.",
+    "least": "The least of what is left is taken; other axes pass.",
+    None: "The axes that it is taken over stay, the others pass.",
+}
+
 
 def _reduction(kind: SinkKind | None) -> Rule:
-    """Sum, mean, greatest or least over axes; None: it cannot be taken over fewer indices."""
+    """Sum up, average or compare; ``kind`` None: it cannot be taken over fewer indices."""
 
     def rule(site: Site) -> None:
         x = site.labels(0)
@@ -29,13 +37,15 @@ def _reduction(kind: SinkKind | None) -> Rule:
                 result.append(None)
         site.put(tuple(result))
 
+    rule.__doc__ = _DOCUMENTED[kind]
     return rule
 
 
 def _selection(default: int) -> Rule:
-    """An axis on which positions count: ArgMax, TopK, CumSum."""
+    """Freeze an axis on which positions count."""
 
     def rule(site: Site) -> None:
+        """The axis whose order counts stays, the others pass."""
         x = site.labels(0)
         axis = normal(site.node.attributes.get_int("axis", default), len(x))
         site.freeze(x[axis], f"{site.node.op_type} looks at the order along the axis")
@@ -48,7 +58,7 @@ def _selection(default: int) -> Rule:
 
 
 def cumulative(site: Site) -> None:
-    """CumSum: the axis is an input."""
+    """The axis whose order counts stays, the others pass."""
     x = site.labels(0)
     for axis in axes_of(site, 1, len(x)) or ():
         site.freeze(x[axis], "CumSum looks at the order along the axis")

@@ -47,7 +47,7 @@ def factor_groups(
 
 
 def reshape(site: Site) -> None:
-    """Follow every group of axes by itself."""
+    """Labels follow their elements; of an axis that is split, one part can be removed from."""
     site.put(reshaped(site, site.labels(0), site.shape(0), site.output_shape()))
 
 
