@@ -89,7 +89,8 @@ def axes_page() -> str:
         plain = hasattr(entry.row, "__name__")
         text = ((entry.row if plain else type(entry.row)).__doc__ or "").split("\n")[0]
         first, _, rest = text.partition(": ")
-        text = rest[:1].upper() + rest[1:] if entry.op_type in first.split() else text
+        if rest and entry.op_type in first.split():
+            text = rest[0].upper() + rest[1:]
         name = f"{entry.domain}.{entry.op_type}" if entry.domain else entry.op_type
         names = found.setdefault(text, [])
         if name not in names:
