@@ -17,6 +17,8 @@ import onnx_ir as ir
 from onnx import TensorProto, helper, numpy_helper
 
 Shape = tuple[int, ...]
+_LATE_INPUTS = {"ReduceSum": "axes", "Split": "split", "Squeeze": "axes", "Unsqueeze": "axes"}
+"""Attributes that are inputs from operator set 13 on."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,9 @@ class Net:
 
     def op(self, op_type: str, *inputs: str, outputs: int = 1, **attributes: Any) -> Any:
         """Add a node; returns its output, or a list of several."""
+        if self.opset < 13 and op_type in _LATE_INPUTS and len(inputs) > 1:
+            attributes[_LATE_INPUTS[op_type]] = self.constants[inputs[1]].tolist()
+            inputs = inputs[:1]
         self._count += 1
         names = [f"v{self._count}_{i}" for i in range(outputs)]
         node = helper.make_node(op_type, list(inputs), names, f"n{self._count}", **attributes)
@@ -147,7 +152,8 @@ class Net:
 
     def act(self, x: Flow) -> Flow:
         """Any activation function."""
-        kind = self.pick(["Relu", "Sigmoid", "HardSwish", "LeakyRelu", "PRelu", "Clip", "Silu"])
+        kinds = ["Relu", "Sigmoid", "LeakyRelu", "PRelu", "Clip", "Silu"]
+        kind = self.pick([*kinds, "HardSwish"] if self.opset >= 14 else kinds)
         if kind == "PRelu":
             slope = self.rng.uniform(0.1, 0.4, (x.shape[0], *(1,) * (len(x.shape) - 1)))
             if len(x.shape) == 2:
@@ -211,7 +217,7 @@ class Net:
     def layer_norm(self, x: Flow) -> Flow:
         """Normalization over the last axis, as one operator or in its parts."""
         d = x.shape[-1]
-        if self.rng.random() < 0.5:
+        if self.opset >= 17 and self.rng.random() < 0.5:
             name = self.op("LayerNormalization", x.name, self.vector(d), self.vector(d), axis=-1)
             return Flow(name, x.shape)
         centred = self.op("Sub", x.name, self.mean(x.name, [-1]))

@@ -49,11 +49,12 @@ class Sizes:
         self.model = model
         self.old = _facts(model)
         self._inputs: dict[ir.Node, tuple[Fact, ...]] = {}
+        free = {size for value in model.graph.inputs for size in self.old.of(value).dims or ()}
         for node in model.graph:
             self._inputs[node] = tuple(self.old.of(value) for value in node.inputs)
             for output in node.outputs:
                 fact = self.old.of(output)
-                dims = _completed(output, fact.dims, keep.coupling)
+                dims = _completed(output, fact.dims, keep.coupling, free)
                 self.old.assume(output, Fact(fact.dtype, dims, fact.content))
         self.new = _facts(model)
         for value in model.graph.inputs:
@@ -159,20 +160,34 @@ def _same(before: Fact, now: Fact) -> bool:
     return before.dims == now.dims and before.content == now.content
 
 
-def _completed(value: ir.Value, dims: Dims | None, coupling: Coupling) -> Dims | None:
-    """Fill in the sizes that the facts do not know: those of axes with atoms were observed."""
+def _completed(
+    value: ir.Value, dims: Dims | None, coupling: Coupling, free: set[Size]
+) -> Dims | None:
+    """Fill in sizes that the facts do not know: those of axes with atoms were observed.
+
+    Args:
+        value: A node output.
+        dims: What the facts say.
+        coupling: Knows atoms and observed sizes.
+        free: Sizes of the model's inputs.
+    """
     seen = coupling.shapes.get(value.name or "")
-    atoms = coupling.values.get(value)
-    if dims is not None or seen is None:
+    if seen is None or (dims is not None and len(dims) != len(seen)):
         return dims
-    declared = tuple(value.shape) if value.shape is not None else ()
-    found: list[Size] = []
-    for axis, size in enumerate(seen):
-        known = bool(atoms) and atoms[axis] is not None  # type: ignore[index]
-        if len(declared) == len(seen) and isinstance(declared[axis], int):
-            known = True
-        found.append(int(size) if known else Dim())
-    return tuple(found)
+    atoms = coupling.values.get(value) or (None,) * len(seen)
+    declared: tuple[object, ...] = tuple(value.shape) if value.shape is not None else ()
+    if len(declared) != len(seen):
+        declared = (None,) * len(seen)
+    known = dims or tuple(Dim() for _ in seen)
+    return tuple(
+        seen[axis]
+        if isinstance(size, Dim)
+        and size.terms is None
+        and size not in free
+        and (atoms[axis] is not None or (dims is None and isinstance(declared[axis], int)))
+        else size
+        for axis, size in enumerate(known)
+    )
 
 
 def fitted(wanted: Dims, given: Dims | None, cut: Callable[[int], bool]) -> list[Entry] | None:

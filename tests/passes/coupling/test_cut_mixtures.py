@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 
-import coupling_blocks as blocks
 import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
 import support
+from coupling_blocks import MAPS, SEQUENCES
+from coupling_blocks_more import MORE_MAPS, MORE_SEQUENCES
+from coupling_mixtures import mixture
 from coupling_models import Block, Net
 from exact import feed_for
 
@@ -68,12 +70,12 @@ def _check(model: ir.Model, seed: int, ratio: float) -> float:
 
 @pytest.mark.parametrize("seed", range(_MIXTURES))
 def test_a_mixture_equals_its_masked_original(seed: int) -> None:
-    model = blocks.mixture(seed)
+    model = mixture(seed)
     ratio = float(np.random.default_rng((seed, 1)).uniform(0.2, 0.9))
     assert _check(model, seed, ratio) <= 1.0
 
 
-@pytest.mark.parametrize("block", blocks.MAPS, ids=lambda block: block.__name__)
+@pytest.mark.parametrize("block", MAPS + MORE_MAPS, ids=lambda block: block.__name__)
 def test_a_block_of_maps_loses_its_weights(block: Block) -> None:
     net = Net(3, (3, 8, 8))
     x = net.conv(block(net, net.block(net.input, 16)), 8)
@@ -81,7 +83,7 @@ def test_a_block_of_maps_loses_its_weights(block: Block) -> None:
     assert _check(model, 0, 0.5) < 0.75
 
 
-@pytest.mark.parametrize("block", blocks.SEQUENCES, ids=lambda block: block.__name__)
+@pytest.mark.parametrize("block", SEQUENCES + MORE_SEQUENCES, ids=lambda block: block.__name__)
 def test_a_block_of_sequences_loses_its_weights(block: Block) -> None:
     net = Net(4, (6, 16))
     model = net.model(net.dense(block(net, net.dense(net.input, 16)), 3))
