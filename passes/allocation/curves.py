@@ -294,10 +294,10 @@ def _short(readers: Sequence[Part], observed: Observed) -> bool:
 
 def _changes(readers: Sequence[Part], weights: Sequence[Array]) -> list[Change]:
     """Put the groups of every layer together again."""
-    changed: dict[ir.Node, Change] = {}
+    changed: dict[tuple[ir.Node, int], Change] = {}
     for part, weight in zip(readers, weights, strict=True):
-        node = part.layer.node
-        if node not in changed:
-            changed[node] = part.layer, part.layer.matrices()
-        changed[node][1][part.group] = weight
+        key = part.layer.node, part.layer.constant
+        if key not in changed:
+            changed[key] = part.layer, part.layer.matrices()
+        changed[key][1][part.group] = weight
     return list(changed.values())

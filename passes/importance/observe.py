@@ -120,13 +120,13 @@ def observe(
     for stop in stops:
         pieces.advance()
         for layer in layers.get(stop, ()):
-            if layer.key not in grams and _lives(pieces, stop, layer.position):
+            lives = layer.states or _lives(pieces, stop.inputs[layer.position])
+            if layer.key not in grams and lives:
                 grams.add(layer.key, _moments(pieces, layer, counts))
-        for sink in others.get(stop, ()):
-            value = stop.inputs[sink.position]
-            key = ((value.name if value is not None else "") or "", sink.axis)
-            if key not in energies and _lives(pieces, stop, sink.position):
-                energies[key] = _energy(pieces, value, sink.axis)
+        for value, axis in others.get(stop, ()):
+            key = value.name or "", axis
+            if key not in energies and _lives(pieces, value):
+                energies[key] = _energy(pieces, value, axis)
         progress(1)
     return Observed(grams, energies)
 
@@ -242,9 +242,8 @@ def extra(
 
 
 def _share(sink: Sink, size: int, observed: Observed) -> Array | None:
-    value = sink.node.inputs[sink.position]
-    name = (value.name if value is not None else "") or ""
-    seen = observed.energies.get((name, sink.axis))
+    value, axis, _ = _watched(sink)
+    seen = None if value is None else observed.energies.get((value.name or "", axis))
     energy = np.ones(size)
     if seen is not None and len(seen[0]) == size:
         mean, square = seen
@@ -260,20 +259,35 @@ def _share(sink: Sink, size: int, observed: Observed) -> Array | None:
 
 def _wanted(
     components: Sequence[Component],
-) -> tuple[dict[ir.Node, list[Layer]], dict[ir.Node, list[Sink]]]:
-    """Return what to watch, by node."""
+) -> tuple[dict[ir.Node, list[Layer]], dict[ir.Node, list[tuple[ir.Value, int]]]]:
+    """Return layers, and other values with an axis, by the node before which they live."""
     layers: dict[ir.Node, list[Layer]] = {}
-    others: dict[ir.Node, list[Sink]] = {}
+    others: dict[ir.Node, list[tuple[ir.Value, int]]] = {}
     for component in components:
         for sink in component.sinks:
             layer = layer_of(sink)
-            if layer is None:
-                others.setdefault(sink.node, []).append(sink)
-                continue
-            layers.setdefault(sink.node, []).append(layer)
-            if not _affordable(component, layer):
-                others.setdefault(sink.node, []).append(sink)
+            if layer is not None:
+                layers.setdefault(sink.node, []).append(layer)
+                if _affordable(component, layer):
+                    continue
+            value, axis, node = _watched(sink)
+            if value is not None:
+                others.setdefault(node, []).append((value, axis))
     return layers, others
+
+
+def _watched(sink: Sink) -> tuple[ir.Value | None, int, ir.Node]:
+    """Return the value whose energy counts, its axis, and a node before which it lives.
+
+    Hidden units are summed up inside a recurrent layer; what it puts out shows their energy.
+    """
+    if sink.kind != "recurrent":
+        return sink.node.inputs[sink.position], sink.axis, sink.node
+    for value in sink.node.outputs[:2]:
+        users = [use.node for use in value.uses() if use.node.graph is sink.node.graph]
+        if users:
+            return value, -1, users[0]
+    return None, 0, sink.node
 
 
 def _affordable(component: Component, layer: Layer) -> bool:
@@ -287,9 +301,8 @@ def _affordable(component: Component, layer: Layer) -> bool:
     return bool(columns**2 * layer.geometry.groups * 8 * readers <= _READERS)
 
 
-def _lives(pieces: Pieces, node: ir.Node, position: int) -> bool:
-    """Tell whether an input is among the values at the present stop."""
-    value = node.inputs[position]
+def _lives(pieces: Pieces, value: ir.Value | None) -> bool:
+    """Tell whether a value is among those at the present stop."""
     if value is None or value.is_initializer():
         return False
     if g.is_op(value.producer(), "DequantizeLinear"):
@@ -308,7 +321,10 @@ def _moments(pieces: Pieces, layer: Layer, counts: Sequence[int]) -> Moments:
     most = min(_MOST_ROWS, max(ROWS, math.ceil(4 * columns / max(1, sum(counts)))))
     gram = Gram(layer.geometry, most)
     first = 0
-    for (array, scale, zero), count in zip(pieces.arrays(value), counts, strict=True):
+    arrays = pieces.arrays(value)
+    if layer.states:
+        arrays = ((array, 1.0, 0) for array in pieces.ahead(layer.node))
+    for (array, scale, zero), count in zip(arrays, counts, strict=True):
         plain = array if array.dtype.kind == "f" else (array.astype(np.float32) - zero) * scale
         gram.update(layer.rows_of(plain), Source(first, count))
         first += count
@@ -323,8 +339,7 @@ def _moments(pieces: Pieces, layer: Layer, counts: Sequence[int]) -> Moments:
     return Moments(products, gram.rows)
 
 
-def _energy(pieces: Pieces, value: ir.Value | None, axis: int) -> tuple[Array, Array]:
-    assert value is not None
+def _energy(pieces: Pieces, value: ir.Value, axis: int) -> tuple[Array, Array]:
     sums: list[Array] = []
     squares: list[Array] = []
     count = 0

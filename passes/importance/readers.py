@@ -42,6 +42,7 @@ class Layer:
         bias: Where a bias goes, or None.
         forward: Weight to matrices (groups, outputs, K).
         backward: Matrices to weight.
+        states: The rows are the states of a recurrent node, which it makes itself.
     """
 
     node: ir.Node
@@ -52,6 +53,7 @@ class Layer:
     bias: Slot | None
     forward: Callable[[Array], Array]
     backward: Callable[[Array], Array]
+    states: bool = False
 
     @property
     def key(self) -> tuple[str, Geometry, int]:
@@ -87,12 +89,14 @@ class Layer:
 
     def rows_of(self, array: Array) -> Array:
         """Turn an activation so that :func:`converter.calibration.patches.patches` cuts rows."""
-        return array if self.geometry.kernel else np.moveaxis(array, self.axis, -1)
+        if self.geometry.kernel or self.states:
+            return array
+        return np.moveaxis(array, self.axis, -1)
 
 
 def layer_of(sink: Sink) -> Layer | None:
     """Return the layer behind a sink with weights; None where it is of another form."""
-    if sink.kind != "weights" or sink.weight is None:
+    if sink.kind not in ("weights", "recurrent") or sink.weight is None:
         return None
     weight = g.constant_array(sink.node.inputs[sink.weight])
     build = _BUILD.get(sink.node.op_type)
@@ -189,6 +193,24 @@ def _mat_mul(sink: Sink, shape: tuple[int, ...]) -> Layer | None:
     return Layer(node, 1, 0, sink.axis, Geometry(), None, lambda w: w[None], lambda m: m[0])
 
 
+def _recurrent(sink: Sink, shape: tuple[int, ...]) -> Layer | None:
+    """The gates of all directions are the outputs, of the input or of the states before."""
+    node, states = sink.node, sink.kind == "recurrent"
+    if sink.weight_axis != 2 or (states and not node.outputs[0].name):
+        return None
+    return Layer(
+        node,
+        sink.position,
+        2 if states else 1,
+        sink.axis,
+        Geometry(),
+        None,
+        lambda w: w.reshape(1, -1, shape[2]),
+        lambda m: m.reshape(shape),
+        states,
+    )
+
+
 _BUILD: dict[str, Callable[[Sink, tuple[int, ...]], Layer | None]] = {
     "Conv": _conv,
     "FusedConv": _conv,
@@ -196,6 +218,7 @@ _BUILD: dict[str, Callable[[Sink, tuple[int, ...]], Layer | None]] = {
     "Gemm": _gemm,
     "FusedGemm": _gemm,
     "MatMul": _mat_mul,
+    **dict.fromkeys(("LSTM", "GRU", "RNN"), _recurrent),
 }
 
 
