@@ -1,10 +1,9 @@
-"""Made-up samples that look like signals: smooth noise at several scales.
+"""Made-up samples that look like signals: noise at several scales, and in pictures shapes.
 
 Pictures, sounds and other signals have most of their power in low frequencies. White noise has
-not, and what a network computes from it says little about its channels: calibrated on white noise
-a trained ResNet cut to half its operations kept 83 % of its images right, on noise at several
-scales 92 %. Mean and standard deviation are those given, else what the first
-layers of the model say about the data that it was trained on, else 0 and 1.
+not, and what a network computes from it says little about its channels; see
+:mod:`converter.data.noise` for what it is made of. Mean and standard deviation are those given,
+else what the first layers of the model say about the data that it was trained on, else 0 and 1.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 _LEAST = 4  # a shorter axis is no signal
-_CONTRAST = 0.3  # standard deviation of a sample's logarithmic contrast
+_CONTRAST = 0.2  # standard deviation of a sample's logarithmic contrast
 _BYTES = Moments(np.array([115.0]), np.array([65.0]))  # of usual photographs
 
 
@@ -71,9 +70,10 @@ def make_smooth(  # noqa: PLR0913 - all but two have defaults
 ) -> Synthetic:
     """Make up smooth samples for a model.
 
-    Inputs that are signals (images, waves, sequences of features) get noise at several scales,
-    images of bytes included. All others are filled as by :func:`make_synthetic`: token ids from
-    their table, masks with ones, plain features with white noise.
+    Inputs that are signals (images, also of bytes, waves, sequences of features) get noise at
+    several scales, and images shapes with edges. All others are filled as by
+    :func:`make_synthetic`: token ids from their table, masks with ones, plain features with white
+    noise.
 
     Args:
         model: Whose inputs are filled.

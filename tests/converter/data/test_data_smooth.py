@@ -37,7 +37,7 @@ def octave_power(images):
 
 
 def test_images_have_about_equal_power_in_every_octave():
-    images = draw(conv("n = Identity(x)"), batch=64, samples=256)
+    images = draw(conv("n = Identity(x)"), batch=64, samples=128)
     assert images.shape == (256, 3, 32, 32)
     assert images.dtype == np.float32
     octaves = octave_power(images)
@@ -49,7 +49,14 @@ def test_images_have_about_equal_power_in_every_octave():
     assert abs(images.mean()) < 0.1
     assert abs(images.std() - 1) < 0.15
     colours = np.corrcoef(images[:, 0].ravel(), images[:, 1].ravel())[0, 1]
-    assert 0.7 < colours < 0.9
+    assert 0.85 < colours < 0.95
+
+
+def test_images_have_shapes_with_edges():
+    images = draw(conv("n = Identity(x)"), batch=64, samples=64)
+    steps = np.abs(np.diff(images, axis=3)).ravel()
+    # of normal numbers the 98 % quantile is 3.4 times the median; edges are rare and high
+    assert np.quantile(steps, 0.98) > 6 * np.median(steps)
 
 
 def test_same_seed_same_samples_and_iterated_again():
@@ -69,7 +76,7 @@ def test_scaled_as_the_model_subtracts_and_divides():
         mean=np.reshape([10, 20, 30], (1, 3, 1, 1)),
         std=np.reshape([1, 2, 4], (3, 1, 1)),
     )
-    images = draw(model, batch=64, samples=256)
+    images = draw(model, batch=64, samples=128)
     np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), [10, 20, 30], atol=0.4)
     np.testing.assert_allclose(images.std(axis=(0, 2, 3)), [1, 2, 4], rtol=0.15)
     assert "as the model normalises" in make_smooth(model).description
@@ -86,7 +93,7 @@ def test_scaled_as_the_first_batch_normalization_expects():
         "n = BatchNormalization(x, one, one, mean, variance)",
         one=[1, 1, 1], mean=[-5, 0, 5], variance=[4, 4, 100],
     )  # fmt: skip
-    images = draw(model, batch=64, samples=256)
+    images = draw(model, batch=64, samples=128)
     np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), [-5, 0, 5], atol=1)
     np.testing.assert_allclose(images.std(axis=(0, 2, 3)), [2, 2, 10], rtol=0.15)
 
@@ -112,7 +119,7 @@ def test_scaled_as_a_batch_normalization_behind_the_first_convolution_expects():
         text, w=kernels, b=bias, g=np.ones(16, np.float32),
         m=outputs.mean(axis=(0, 2, 3)), v=outputs.var(axis=(0, 2, 3)),
     )  # fmt: skip
-    dataset = make_smooth(model, batch=64, samples=256)
+    dataset = make_smooth(model, batch=64, samples=128)
     assert "BatchNormalization" in dataset.description
     images = np.concatenate([b.inputs["x"] for b in dataset])
     # one deviation for all channels, from few samples
@@ -126,7 +133,7 @@ def test_pictures_of_bytes_are_told_by_the_biases_behind_the_first_convolution()
     bias = rng.standard_normal(16) - kernels.sum(axis=(2, 3)) @ [120, 110, 100]
     text = "g (float[N,3,32,32] x) => (float[N,16,H,W] y) { y = Conv(x, w, b) }"
     model = model_from_text(text, w=kernels, b=bias.astype(np.float32))
-    dataset = make_smooth(model, batch=64, samples=256)
+    dataset = make_smooth(model, batch=64, samples=128)
     assert "0 to 255" in dataset.description
     images = np.concatenate([b.inputs["x"] for b in dataset])
     np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), [120, 110, 100], atol=25)
@@ -137,7 +144,7 @@ def test_pictures_of_bytes_are_told_by_the_biases_behind_the_first_convolution()
 
 def test_mean_and_deviation_given_by_the_user():
     model = conv("n = Identity(x)")
-    images = draw(model, batch=64, samples=256, mean=[1, 2, 3], std=[0.5])
+    images = draw(model, batch=64, samples=128, mean=[1, 2, 3], std=[0.5])
     np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), [1, 2, 3], atol=0.1)
     np.testing.assert_allclose(images.std(axis=(0, 2, 3)), 0.5, rtol=0.15)
 
