@@ -19,7 +19,7 @@ _FARTHEST = 14
 """Nodes between the split and the product of two activations."""
 _RESHAPES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
 _ENDS = ("Conv", "ConvTranspose", "Gemm", "Shape")
-_PRODUCTS = ("MatMul", "Attention")
+_PRODUCTS = ("Attention", "Einsum", "MatMul")
 
 
 class Choices:
@@ -88,18 +88,15 @@ class _Trace:
         self, node: ir.Node, index: int, positions: Positions, heads: set[int], inner: set[int]
     ) -> None:
         sizes = self._sizes(node.inputs[index])
-        if index > 2 or sizes is None or len(sizes) < 3:
+        if index > 2 or sizes is None or any(g.constant(v) is not None for v in node.inputs[:2]):
             return
-        if g.is_op(node, "MatMul") and any(g.constant(v) is not None for v in node.inputs):
-            return
-        multiplied = {len(sizes) - 1} if index == 0 or node.op_type == "Attention" else set()
-        if index == 1:
-            multiplied = {len(sizes) - 2, len(sizes) - 1}
+        if node.op_type == "Einsum":
+            batch = _letters_of_batch(node, index)
+        else:
+            batch = set(range(len(sizes) - 2))
         for axis, position in enumerate(positions):
-            if position is not None and position < len(sizes) - 2:
-                heads.add(axis)
-            elif position in multiplied:
-                inner.add(axis)
+            if position is not None:
+                (heads if position in batch else inner).add(axis)
 
     def _sizes(self, value: ir.Value | None) -> tuple[int, ...] | None:
         return None if value is None else self._shapes.get(value.name or "")
@@ -145,9 +142,19 @@ def _reshaped(_: ir.Node, before: Sequence[int], after: Sequence[int]) -> dict[i
         return found
     for ours, theirs in groups:
         long = [axis for axis in theirs if after[axis] > 1]
-        if len(long) == 1:
-            found.update((axis, long[0]) for axis in ours if before[axis] > 1)
+        if long:
+            found.update((axis, long[-1]) for axis in ours if before[axis] > 1)
     return found
+
+
+def _letters_of_batch(node: ir.Node, index: int) -> set[int]:
+    """Return the axes of an operand of Einsum that all operands and the result have."""
+    left, _, result = node.attributes.get_string("equation", "").replace(" ", "").partition("->")
+    terms = left.split(",")
+    if index >= len(terms) or not result or "." in left:
+        return set()
+    shared = set(result).intersection(*terms)
+    return {axis for axis, letter in enumerate(terms[index]) if letter in shared}
 
 
 _MOVES: dict[str, Callable[[Any, Sequence[int], Sequence[int]], dict[int, int]]] = {
