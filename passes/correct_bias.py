@@ -78,7 +78,7 @@ class CorrectBias(Pass):
         """
         selection = Selection(self.include, self.exclude)
         skipped = [Skip(p, "matches no node") for p in selection.unmatched(list(g.walk(model)))]
-        original = context.reference
+        original = context.teacher or context.reference
         if original is None:
             return Outcome(modified=False, skipped=tuple(skipped), notes=(_NOTHING_BEFORE,))
         found, reasons = stations(model, original, selection)

@@ -50,6 +50,7 @@ class DropLayers(Pass):
     summary: ClassVar[str] = "leave out residual blocks and layers that change little"
     follows: ClassVar[frozenset[str]] = frozenset({"simplify"})
     idempotent: ClassVar[bool] = False  # the next block can always go
+    restructures: ClassVar[bool] = True
 
     count: Annotated[
         int | None,

@@ -48,6 +48,7 @@ class PruneChannels(Pass):
     summary: ClassVar[str] = "remove channels, heads and hidden units, and refit what reads them"
     follows: ClassVar[frozenset[str]] = frozenset({"simplify"})
     idempotent: ClassVar[bool] = False  # a share of what is left can be removed again
+    restructures: ClassVar[bool] = True
 
     flops: Annotated[
         float | None,

@@ -77,10 +77,11 @@ class Reconstruct(Pass):
         """
         selection = Selection(self.include, self.exclude)
         skipped = [Skip(p, "matches no node") for p in selection.unmatched(list(g.walk(model)))]
-        if context.reference is None:
+        teacher = context.teacher or context.reference
+        if teacher is None:
             return Outcome(modified=False, skipped=tuple(skipped), notes=(_NOTHING_BEFORE,))
         repair = reconstruct(
-            context.reference.clone(),
+            teacher.clone(),
             model,
             {},
             self._batches(context),

@@ -154,6 +154,8 @@ class Context:
         budget: What the result must keep, for passes that can stop in time.
         reference: The model as it was before the first pass that may change its outputs, for
             passes that repair what such passes did; None while there was none. Left as it is.
+        teacher: What the last pass left that removed channels or layers: its layers can be compared
+            with the present ones, those of the reference no longer; None while there was none.
     """
 
     dataset: Dataset | None = None
@@ -165,6 +167,7 @@ class Context:
     progress: Progress = field(default_factory=Silent)
     budget: tuple[Bound, ...] = ()
     reference: ir.Model | None = None
+    teacher: ir.Model | None = None
     _analyses: AnalysisCache = field(default_factory=AnalysisCache, repr=False)
 
     def analyse(self, analysis: Analysis[T], model: ir.Model) -> T:

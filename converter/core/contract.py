@@ -89,6 +89,8 @@ class Pass(ABC):
         follows: Passes that should run before this one when both are used (advice, linted).
         exact: The pass promises equal outputs (up to float rounding); the pipeline checks it.
         idempotent: A second run changes nothing.
+        restructures: Layers are gone or have other sizes afterwards, so that they cannot be
+            compared one by one with those of the model before.
         changes_interface: Inputs, outputs, opset or IR version may change.
     """
 
@@ -99,6 +101,7 @@ class Pass(ABC):
     follows: ClassVar[frozenset[str]] = frozenset()
     exact: ClassVar[bool] = False
     idempotent: ClassVar[bool] = True
+    restructures: ClassVar[bool] = False
     changes_interface: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

@@ -109,20 +109,21 @@ class Pipeline:
         current = model
         steps: list[Step] = []
         models: list[ir.Model] = []
-        given = context.reference
+        given = context.reference, context.teacher
         for pass_ in self.passes:
             _check_deadline(policy, pass_)
             for observer in observers:
                 observer.before(pass_, current)
             before = current
             current, step = _transaction(pass_, before, context, policy, observers)
-            if context.reference is None and not pass_.exact and current is not before:
-                context.reference = before
+            if not pass_.exact and current is not before:
+                context.reference = context.reference or before
+                context.teacher = current if pass_.restructures else context.teacher
             steps.append(step)
             models.append(current)
             for observer in observers:
                 observer.after(pass_, current, step)
-        context.reference = given
+        context.reference, context.teacher = given
         return Run(current, tuple(steps), tuple(models))
 
 

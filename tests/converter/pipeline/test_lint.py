@@ -14,9 +14,10 @@ from converter.pipeline.lint import unusual
     [
         "",
         "simplify,quantize",
-        "simplify,prune_channels:flops=0.6,prune:sparsity=0.5,quantize",
+        "simplify,prune_channels:flops=0.6,prune:sparsity=0.5,reconstruct,quantize",
+        "simplify,prune_channels:flops=0.6,quantize",
         "simplify,drop_layers,prune_channels:flops=0.5,prune,reconstruct,quantize,correct_bias",
-        "simplify,prune,simplify,quantize,simplify",
+        "simplify,prune,simplify,quantize,simplify,correct_bias",
         "prune,reconstruct",
     ],
 )
@@ -32,6 +33,7 @@ def test_usual_orders_pass_in_silence(text: str) -> None:
         ("quantize,simplify", "quantize runs before simplify"),
         ("simplify,reconstruct,prune", "reconstruct fits weights"),
         ("correct_bias", "and none runs before it"),
+        ("simplify,prune,quantize", "prune has no pass behind it that makes up for it"),
     ],
 )
 def test_unusual_orders_are_told(text: str, words: str) -> None:
