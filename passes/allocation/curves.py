@@ -34,6 +34,7 @@ _TRIALS = ((7, 128), (6, 96), (5, 64), (4, 48), (4, 32), (3, 24), (3, 16), (3, 8
 """Levels of a curve and samples per level; the first that fits the work is taken."""
 _WORK = 4e12
 """Multiply-accumulates of all trials together: about two minutes on one core."""
+_BROKEN = 1e30  # the damage of outputs that are not finite
 _FEW_ROWS = 2.0
 """Rows per column below which the order by error is worse than the order by size."""
 
@@ -131,7 +132,7 @@ def interpolated(errors: Array, tried: Mapping[int, float]) -> Array:
         float64 (rounds + 1,), from 0, never falling.
     """
     known = [(0, 0.0), *sorted(tried.items())]
-    losses = np.maximum.accumulate([loss for _, loss in known])
+    losses = np.maximum.accumulate([min(loss, _BROKEN) for _, loss in known])
     found = np.zeros(len(errors))
     for (first, _), (last, _), low, high in zip(
         known[:-1], known[1:], losses[:-1], losses[1:], strict=True
@@ -139,8 +140,7 @@ def interpolated(errors: Array, tried: Mapping[int, float]) -> Array:
         part = errors[first : last + 1]
         rise = part[-1] - part[0]
         share = (part - part[0]) / rise if rise > 0 else np.linspace(0, 1, len(part))
-        # an infinite loss must not become NaN where its share is 0
-        found[first : last + 1] = low + np.where(share > 0, share * min(high - low, 1e30), 0.0)
+        found[first : last + 1] = low + share * (high - low)
     found[known[-1][0] :] = losses[-1]
     return np.maximum.accumulate(found)
 

@@ -150,8 +150,8 @@ def test_curves_follow_the_local_error_between_levels():
 
 
 def test_curves_never_fall_and_bear_broken_outputs():
-    errors = np.array([0.0, 0.0, 0.0, 1.0])
-    found = interpolated(errors, {1: 0.5, 2: 0.3, 3: np.inf})
+    errors = np.array([0.0, 0.0, 0.0, 1.0, 2.0])
+    found = interpolated(errors, {1: 0.5, 2: 0.3, 3: np.inf, 4: np.inf})
     assert found[1] == found[2] == 0.5
     assert found[3] > 1e20
     assert (np.diff(found) >= 0).all()
