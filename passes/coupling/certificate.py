@@ -15,6 +15,7 @@ import numpy as np
 from converter.core.graph import is_op
 from converter.coupling.couple import Units, couple
 from converter.errors import ConverterError
+from passes.coupling.agreement import difference_of, tolerance_of
 from passes.coupling.cut import cut
 from passes.coupling.feeds import feeds_for
 from passes.coupling.kept import Kept
@@ -28,11 +29,6 @@ if TYPE_CHECKING:
     from converter.coupling.structure import Component, Coupling
 
 Array = np.ndarray[Any, Any]
-TOLERANCE = 1e-4
-"""Largest difference that rounding explains, as a share of the largest number of an output."""
-_TIES = 0.01
-"""Share of whole numbers that may differ: rounding decides which of two equals is the greater."""
-
 
 _FLAT = ("ArgMax", "ArgMin", "Clip", "Hardmax", "Sigmoid", "Softmax", "Tanh", "TopK")
 """Operators whose outputs may all be equal although their inputs are not."""
@@ -136,6 +132,7 @@ class _Trials:
         self.coupling = self._couple(model)
         self.feeds: Sequence[Arrays] = feeds_for(model, context)
         self._watched = _watched(model)
+        self._tolerance = tolerance_of(model)
 
     def _couple(self, model: ir.Model) -> Coupling:
         return couple(model, self._shapes, units=self._units, frozen_nodes=self._frozen)
@@ -159,7 +156,7 @@ class _Trials:
         except (ConverterError, ValueError) as error:
             return _Trial(np.inf, f"the {step} model does not run: {_short(error)}")
         difference = max(map(difference_of, expected, found))
-        if difference <= TOLERANCE:
+        if difference <= self._tolerance:
             return _Trial(difference)
         return _Trial(difference, f"the cut model differs by {difference:.1e} of its outputs")
 
@@ -200,45 +197,3 @@ def _watched(model: ir.Model) -> list[str]:
 
 def _short(error: Exception) -> str:
     return " ".join(str(error).split())[:200]
-
-
-def difference_of(expected: Mapping[str, Any], found: Mapping[str, Any]) -> float:
-    """Return the largest difference of all outputs, as a share of the output's largest number.
-
-    Infinite where shapes or types differ, or where one of the two is no number.
-    """
-    return max((_difference(expected[name], found[name]) for name in expected), default=0.0)
-
-
-def _difference(expected: Any, found: Any) -> float:
-    if isinstance(expected, dict):
-        expected, found = list(expected.items()), list(found.items())
-    if isinstance(expected, list | tuple):
-        same = len(expected) == len(found)
-        return max(map(_difference, expected, found), default=0.0) if same else np.inf
-    if isinstance(expected, float):
-        expected, found = np.asarray(expected), np.asarray(found)
-    if not isinstance(expected, np.ndarray):
-        return 0.0 if expected == found else np.inf
-    return _of_arrays(expected, found)
-
-
-def _of_arrays(expected: Array, found: Array) -> float:
-    if expected.shape != found.shape or expected.dtype != found.dtype:
-        return np.inf
-    if not expected.size:
-        return 0.0
-    if expected.dtype.kind not in "fV":
-        return 0.0 if float(np.mean(expected != found)) <= _TIES else np.inf
-    return _share(expected.astype(np.float64), found.astype(np.float64))
-
-
-def _share(expected: Array, found: Array) -> float:
-    """Return the largest difference as a share of the largest finite number."""
-    finite = np.isfinite(expected)
-    if not np.array_equal(finite, np.isfinite(found)):
-        return np.inf
-    if not finite.any():
-        return 0.0
-    largest = max(float(np.abs(expected[finite]).max()), float(np.finfo(np.float32).tiny))
-    return float(np.abs(expected - found)[finite].max()) / largest

@@ -34,7 +34,7 @@ class Edit:
 
     def constant(self, base: str, array: Array) -> ir.Value:
         """Add an initializer."""
-        return g.add_initializer(self.graph, self.name(base), np.ascontiguousarray(array))
+        return g.add_initializer(self.graph, self.name(base), np.asarray(array, order="C"))
 
     def before(
         self,

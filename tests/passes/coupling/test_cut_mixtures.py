@@ -21,7 +21,7 @@ from exact import feed_for
 from converter.core.graph import tensors
 from converter.coupling.couple import couple
 from converter.pipeline.interface import interface_of, port_changes
-from passes.coupling.certificate import TOLERANCE, difference_of
+from passes.coupling.agreement import difference_of, tolerance_of
 from passes.coupling.cut import cut
 from passes.coupling.mask import mask
 from passes.coupling.settle import settle
@@ -64,7 +64,7 @@ def _check(model: ir.Model, seed: int, ratio: float) -> float:
     for batch in (2, 3) if free else (2,):
         feed = feed_for(model, seed, batch)
         expected, found = support.run(masked, feed), support.run(student, feed)
-        assert difference_of(expected, found) <= TOLERANCE
+        assert difference_of(expected, found) <= tolerance_of(model)
     return _weights(student) / _weights(model)
 
 
