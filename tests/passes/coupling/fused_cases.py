@@ -11,6 +11,8 @@ import numpy as np
 import onnx_ir as ir
 from support import model_from_text
 
+from converter.coupling.couple import Units
+
 Array = np.ndarray[Any, Any]
 HEADER = '<ir_version: 10, opset_import: ["" : {opset}, "com.microsoft" : 1]>\n'
 
@@ -28,6 +30,7 @@ class Case:
         inputs: ONNX text.
         outputs: ONNX text.
         feed: Arrays of inputs that are no random floats.
+        only: Which units may go.
         runs: False where onnxruntime has no kernel: labels alone are checked.
         tolerance: Of the certificate, relative to the largest output.
     """
@@ -42,6 +45,7 @@ class Case:
     opset: int = 17
     feed: Mapping[str, Array] = field(default_factory=dict)
     runs: bool = True
+    only: Units = "all"
     tolerance: float = 1e-5
 
 
@@ -211,6 +215,39 @@ RECURRENT = {
     ),
 }
 
+
+def grouped(queries: int, groups: int, *, inner: int = 8) -> Case:
+    """Return attention in single steps in which several queries share keys and values."""
+    repeated = " ".join(
+        f"{name}r0 = Unsqueeze({name}t, two) {name}r1 = Expand({name}r0, wide) "
+        f"{name}r = Reshape({name}r1, heads)"
+        for name in "kv"
+    )
+    return Case(
+        "q = MatMul(x, Wq) k = MatMul(x, Wk) v = MatMul(x, Wv) "
+        "q4 = Reshape(q, sq) qt = Transpose<perm=[0,2,1,3]>(q4) "
+        "k4 = Reshape(k, sk) kt = Transpose<perm=[0,2,1,3]>(k4) "
+        f"v4 = Reshape(v, sk) vt = Transpose<perm=[0,2,1,3]>(v4) {repeated} "
+        "kk = Transpose<perm=[0,1,3,2]>(kr) s = MatMul(qt, kk) p = Softmax(s) o = MatMul(p, vr) "
+        "ot = Transpose<perm=[0,2,1,3]>(o) f = Reshape(ot, flat) y = MatMul(f, P)",
+        {
+            "Wq": (12, queries * inner),
+            "Wk": (12, groups * inner),
+            "Wv": (12, groups * inner),
+            "P": (queries * inner, 3),
+            "sq": np.array([0, 0, queries, inner]),
+            "sk": np.array([0, 0, groups, inner]),
+            "two": np.array([2]),
+            "wide": np.array([1, groups, queries // groups, 5, inner]),
+            "heads": np.array([2, queries, 5, inner]),
+            "flat": np.array([0, 0, -1]),
+        },
+        (max(groups, queries // groups),),
+        ("head",),
+        inputs=_IN,
+    )
+
+
 _IN = "float[2,5,12] x"
 _QKV = "q = MatMul(x, Wq) k = MatMul(x, Wk) v = MatMul(x, Wv)"
 _THREE = {"Wq": (12, 32), "Wk": (12, 32), "Wv": (12, 32), "P": (32, 3)}
@@ -327,6 +364,28 @@ ATTENTION = {
         ("head",),
         inputs=_IN,
         opset=23,
+    ),
+    "grouped queries in single steps": grouped(12, 4),
+    "many queries for each key": grouped(8, 2),
+    "pairs of a rotary embedding": Case(
+        f"{_QKV} q4 = Reshape(q, four) qt = Transpose<perm=[0,2,1,3]>(q4) "
+        "k4 = Reshape(k, four) kt = Transpose<perm=[0,2,1,3]>(k4) "
+        "v4 = Reshape(v, four) vt = Transpose<perm=[0,2,1,3]>(v4) "
+        "qr = com.microsoft.RotaryEmbedding(qt, pos, c, s) "
+        "kr = com.microsoft.RotaryEmbedding(kt, pos, c, s) kk = Transpose<perm=[0,1,3,2]>(kr) "
+        "w = MatMul(qr, kk) p = Softmax(w) o = MatMul(p, vt) ot = Transpose<perm=[0,2,1,3]>(o) "
+        "f = Reshape(ot, flat) y = MatMul(f, P)",
+        {
+            **_THREE,
+            "four": np.array([0, 0, 4, 8]),
+            "flat": np.array([0, 0, -1]),
+            "pos": np.tile(np.arange(5), (2, 1)),
+            "c": (8, 4),
+            "s": (8, 4),
+        },
+        (4, 8),
+        inputs=_IN,
+        only="channels",
     ),
     "rotary embedding": Case(
         "q = MatMul(x, Wq) k = MatMul(x, Wk) v = MatMul(x, Wv) "

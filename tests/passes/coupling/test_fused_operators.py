@@ -48,7 +48,7 @@ def _is_tensor(node: ir.Node) -> bool:
 
 def couple_case(case: Case) -> tuple[ir.Model, Coupling]:
     model = build(case)
-    return model, couple(model, shapes_of(case, model))
+    return model, couple(model, shapes_of(case, model), units=case.only)
 
 
 def half(coupling: Coupling, seed: int = 3) -> np.ndarray[Any, Any]:
@@ -81,7 +81,7 @@ def test_the_cut_equals_the_masked_model(name: str) -> None:
     model, coupling = couple_case(case)
     alive = half(coupling)
     masked = model.clone()
-    mask(masked, couple(masked, coupling.shapes), alive)
+    mask(masked, couple(masked, coupling.shapes, units=case.only), alive)
     before = coupling.parameters()
     cut(model, coupling, alive)
     feed = feed_of(case, model, seed=11)
