@@ -14,6 +14,7 @@ from passes.reconstruction.linear import Linear
 from passes.reconstruction.moments import matched, shifted
 from passes.reconstruction.tail import Tail
 from passes.reconstruction.targets import Rows
+from passes.rounding.gptq import MOST_COLUMNS
 
 Array = np.ndarray[Any, Any]
 Method = Literal["least_squares", "moments", "bias"]
@@ -162,6 +163,8 @@ class _Problem:
     def many_rows(self) -> bool:
         """Tell whether weights can be fitted at all."""
         if self.layer.geometry.groups > 1 and not self.recipe.depthwise and self._single():
+            return False
+        if self.layer.depth > MOST_COLUMNS:
             return False
         return self._held or len(self._fit.inputs) >= _FEW * (self.layer.depth + 1)
 

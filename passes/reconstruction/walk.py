@@ -37,7 +37,7 @@ from passes.tuning.store import Budget
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.core.context import Batch, RunSettings
+    from converter.core.context import Batch, Limits, RunSettings
 
 Array = np.ndarray[Any, Any]
 _HELD = 8
@@ -48,6 +48,7 @@ _MOST_NUMBERS = 48_000_000
 """Numbers of the largest matrix of rows: 192 MB."""
 
 
+_MOST_SECONDS = 3_600.0
 _UNDONE = "undone, because the outputs got worse"
 
 
@@ -132,13 +133,21 @@ def reconstruct(  # noqa: PLR0913 - two models, the data and how
             task,
             batches,
             settings,
-            limits=settings.limits,
+            limits=_limits(settings.limits),
             on_progress=progress.advance,
             task="recovering the layers",
         )
     finally:
         progress.stop()
     return _taken(student, pairs, skipped, found)
+
+
+def _limits(limits: Limits) -> Limits:
+    """Let a long fit go on: its work is known. A limit of the user stays what it is."""
+    if limits.patience == limits.seconds:
+        return limits
+    seconds = max(limits.seconds, _MOST_SECONDS)
+    return replace(limits, seconds=seconds, patience=seconds)
 
 
 def _taken(
@@ -348,7 +357,8 @@ class _Walk:
         wanted = max(
             self.task.recipe.positions * self._samples, self.task.recipe.rows * layer.depth
         )
-        bound = _MOST_NUMBERS // max(1, layer.depth * len(layer.weight))
+        width = max(layer.depth * len(layer.weight), 2 * layer.outputs)
+        bound = _MOST_NUMBERS // max(1, width)
         return max(1, min(wanted, bound) // max(1, self._samples))
 
     def _take(self, index: int, layer: Linear, weight: Array, bias: Array | None) -> None:
