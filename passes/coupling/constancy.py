@@ -318,20 +318,21 @@ def _atoms(axes: tuple[Array | None, ...]) -> set[int]:
 def _evaluate(
     node: ir.Node, numbers: Array, others: Sequence[Array | None], version: int
 ) -> Array | None:
-    """Compute an elementwise function of some numbers, as the specification defines it."""
+    """Compute an elementwise function of some numbers in float64, as the specification says."""
     import onnx
     import onnx_ir as ir
     from onnx.reference import ReferenceEvaluator
 
     proto = ir.to_proto(node)
     names = [str(name) for name in proto.input]
-    kind = onnx.TensorProto.FLOAT
+    kind = onnx.TensorProto.DOUBLE
     takes = [onnx.helper.make_tensor_value_info(name, kind, None) for name in names if name]
     gives = [onnx.helper.make_tensor_value_info(name, kind, None) for name in proto.output]
     graph = onnx.helper.make_graph([proto], "function", takes, gives)
     opsets = [onnx.helper.make_opsetid("", version)]
-    feeds = {names[0]: numbers.astype(np.float32)}
-    feeds |= {n: o for n, o in zip(names[1:], others, strict=True) if o is not None}
+    feeds = {names[0]: numbers.astype(np.float64)}
+    pairs = zip(names[1:], others, strict=True)
+    feeds |= {name: other.astype(np.float64) for name, other in pairs if other is not None}
     try:
         model = onnx.helper.make_model(graph, opset_imports=opsets)
         made: Any = ReferenceEvaluator(model).run(None, feeds)

@@ -19,10 +19,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.core.graph import Names, constant_array
-from converter.coupling.couple import Units, couple
 from converter.coupling.structure import Component, Coupling, Sink
 from passes.coupling.constancy import Constancy, Known
-from passes.coupling.cut import cut
 from passes.coupling.equality import Equality
 from passes.coupling.layers import can_shift, replace_constant, shift
 from passes.importance.weights import weight_of
@@ -71,30 +69,6 @@ class Exact:
         )
         said = ", ".join(f"{count} {what}" for count, what in parts if count)
         return (f"removed exactly, without any change of the outputs: {said}",) if said else ()
-
-
-def remove_exactly(
-    model: ir.Model,
-    shapes: Mapping[str, tuple[int, ...]],
-    *,
-    units: Units = "all",
-    allowed: Callable[[Component], bool] | None = None,
-) -> Exact:
-    """Remove all atoms that can go without any change of the outputs, in place.
-
-    Args:
-        model: See :func:`find_exact`; it is cut.
-        shapes: Sizes of its values; those of the cut model are others.
-        units: What may go; see :func:`couple`.
-        allowed: Tells whether a component may lose atoms; None: all may.
-
-    Returns:
-        What went; its coupling is of the model before the cut.
-    """
-    found = find_exact(model, lambda m: couple(m, shapes, units=units), allowed)
-    if found.removed:
-        cut(model, found.coupling, found.alive)
-    return found
 
 
 def find_exact(
