@@ -14,9 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.calibration.gram import Gram
-from converter.calibration.patches import Geometry
-from converter.calibration.statistic import Source
+from converter.calibration.patches import Geometry, patches
 from converter.core import graph as g
 from passes.importance.obs import Reader, invert, relative_power, ridge_for
 from passes.importance.readers import Layer, layer_of
@@ -34,6 +32,7 @@ Key = tuple[str, Geometry, int]
 ROWS = 48
 """Rows that a sample gives at most, unless a layer has more columns than that allows for."""
 _MOST_ROWS = 256
+_BLOCK = 1024  # rows multiplied at once, at least
 _HELD = 192 << 20  # bytes of matrices in memory
 _READERS = 768 << 20  # bytes of matrices of one component
 
@@ -319,24 +318,56 @@ def _moments(pieces: Pieces, layer: Layer, counts: Sequence[int]) -> Moments:
     assert constant is not None
     columns = layer.forward(constant).shape[2]
     most = min(_MOST_ROWS, max(ROWS, math.ceil(4 * columns / max(1, sum(counts)))))
-    gram = Gram(layer.geometry, most)
+    gram = _Sums(layer.geometry.groups, columns)
     first = 0
     arrays = pieces.arrays(value)
     if layer.states:
         arrays = ((array, 1.0, 0) for array in pieces.ahead(layer.node))
     for (array, scale, zero), count in zip(arrays, counts, strict=True):
         plain = array if array.dtype.kind == "f" else (array.astype(np.float32) - zero) * scale
-        gram.update(layer.rows_of(plain), Source(first, count))
+        if plain.size:
+            gram.add(patches(layer.rows_of(plain), layer.geometry, most, first))
         first += count
-    groups = layer.geometry.groups
-    products = np.zeros((groups, columns + 1, columns + 1))
-    products[:, -1, -1] = 1.0
-    if gram.rows:
-        products[:, :-1, :-1] = gram.products / gram.rows
-        products[:, :-1, -1] = products[:, -1, :-1] = gram.mean
-    else:
-        products[:, np.arange(columns), np.arange(columns)] = 1.0
-    return Moments(products, gram.rows)
+    return gram.finish()
+
+
+class _Sums:
+    """Adds up products of rows, many rows at once: a large matrix costs most where it is added."""
+
+    def __init__(self, groups: int, columns: int) -> None:
+        self._products = np.zeros((groups, columns + 1, columns + 1))
+        self._waiting: list[Array] = []
+        self._rows = 0
+        self._done = 0
+
+    def add(self, rows: Array) -> None:
+        """Take in rows (N, groups, K); those that are not finite are left out."""
+        rows = rows.astype(np.float32, copy=False)
+        usable = np.isfinite(rows).all(axis=(1, 2))
+        self._waiting.append(rows if usable.all() else rows[usable])
+        self._rows += len(self._waiting[-1])
+        if self._rows >= max(_BLOCK, self._products.shape[1] // 2):
+            self._flush()
+
+    def finish(self) -> Moments:
+        """Return mean products; of no rows at all, those of independent columns."""
+        self._flush()
+        products = self._products
+        if self._done:
+            products /= self._done
+        else:
+            diagonal = np.arange(products.shape[1])
+            products[:, diagonal, diagonal] = 1.0
+        return Moments(products, self._done)
+
+    def _flush(self) -> None:
+        if self._rows:
+            rows = np.concatenate(self._waiting).swapaxes(0, 1)
+            ones = np.ones((*rows.shape[:2], 1), np.float32)
+            rows = np.concatenate([rows, ones], axis=2)
+            self._products += np.matmul(rows.swapaxes(1, 2), rows)
+        self._done += self._rows
+        self._waiting, self._rows = [], 0
 
 
 def _energy(pieces: Pieces, value: ir.Value, axis: int) -> tuple[Array, Array]:
