@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from converter.calibration.patches import Geometry
+from converter.calibration.patches import Geometry, patches
 from converter.core import graph as g
+from passes.reconstruction.transposed import Stuffing, from_matrices, matrices, stuffing_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -44,6 +45,7 @@ class Linear:
         weight: float64 (groups, outputs of a group, inputs of a group).
         bias: float64 (outputs,); zeros where it has none.
         home: Where the bias is; None: it has none and can have none.
+        stuffing: Of a ConvTranspose; None: another layer.
     """
 
     node: ir.Node
@@ -52,6 +54,7 @@ class Linear:
     weight: Array
     bias: Array
     home: Home | None
+    stuffing: Stuffing | None = None
 
     @property
     def outputs(self) -> int:
@@ -74,6 +77,17 @@ class Linear:
         ones = (1,) * len(self.geometry.kernel)
         return Geometry(ones, ones, ones, ((0, 0),) * len(ones))
 
+    def rows(self, x: Array, most: int, seed: int) -> Array:
+        """Return the rows that are multiplied with the weight; see :func:`patches`."""
+        return patches(x if self.stuffing is None else self.stuffing(x), self.geometry, most, seed)
+
+    def shape(self, x: Array) -> tuple[int, ...]:
+        """Return the shape of the output for an input."""
+        if not self.geometry.kernel:
+            return (*x.shape[:-1], self.outputs)
+        sizes = x.shape[2:] if self.stuffing is None else self.stuffing.sizes(x.shape[2:])
+        return (len(x), self.outputs, *self.geometry.positions(sizes))
+
     def last(self) -> ir.Value:
         """Return the value that holds weight and bias."""
         outside = self.home is not None and self.home.node is not self.node
@@ -84,6 +98,9 @@ class Linear:
         """Bring a weight (groups, outputs of a group, inputs of a group) to the stored form."""
         array = g.constant_array(self.node.inputs[1])
         assert array is not None
+        if self.stuffing is not None:
+            made = from_matrices(weight, array.shape)
+            return np.ascontiguousarray(made, array.dtype)
         matrix = weight.reshape(self.outputs, self.depth)
         made = matrix.T if self.swapped else matrix.reshape(array.shape)
         return np.ascontiguousarray(made, array.dtype)
@@ -99,6 +116,8 @@ def linear_of(node: ir.Node) -> Linear | str | None:
     reason = _obstacle(node, array)
     if reason:
         return reason
+    if node.op_type == "ConvTranspose":
+        return _transposed(node, array)
     try:
         geometry = Geometry.of(node, array.shape)
     except ValueError:
@@ -106,11 +125,22 @@ def linear_of(node: ir.Node) -> Linear | str | None:
     return _described(node, geometry, array)
 
 
+def _transposed(node: ir.Node, array: Array) -> Linear | str:
+    found = stuffing_of(node, array.shape)
+    if isinstance(found, str):
+        return found
+    stuffing, geometry = found
+    weight = matrices(array, geometry.groups)
+    outputs = weight.shape[0] * weight.shape[1]
+    home = _home(node, outputs)
+    if isinstance(home, str):
+        return home
+    return Linear(node, geometry, False, weight, _bias(home, outputs), home, stuffing)  # noqa: FBT003
+
+
 def _obstacle(node: ir.Node, array: Array) -> str:
     if array.dtype.str[1:] not in _FLOATS:
         return f"its weight is {array.dtype}"
-    if node.op_type == "ConvTranspose":
-        return "ConvTranspose stays as it is"
     if node.op_type == "MatMul" and array.ndim != _MATRIX:
         return "its weight is no matrix"
     if any(node.attributes.get_float(name, 1.0) != 1.0 for name in ("alpha", "beta")):

@@ -94,8 +94,8 @@ def gather(student: Side, teacher: Side, kept: Kept, most: int, masks: list[Arra
         added = [None if each is None else next(each) for each in others]
         if own.shape[:1] != first.shape[:1] or own.ndim != first.ndim:
             return "its input has another shape than the original's"
-        inputs = patches(_plain(own), layer.geometry, most, i)
-        wanted = linear(patches(_plain(first), teacher.layer.geometry, most, i))
+        inputs = layer.rows(_plain(own), most, i)
+        wanted = linear(teacher.layer.rows(_plain(first), most, i))
         if len(inputs) != len(wanted):
             return "its input has another shape than the original's"
         rest = np.broadcast_to(student.tail.offset.astype(np.float32), wanted.shape)
@@ -167,12 +167,8 @@ def _spread(other: Array, own: Array, layer: Linear, most: int, seed: int) -> Ar
     Raises:
         ValueError: The shapes do not fit.
     """
-    geometry = layer.geometry
-    if geometry.kernel:
-        shape = (len(own), layer.outputs, *geometry.positions(own.shape[2:]))
-    else:
-        shape = (*own.shape[:-1], layer.outputs)
-    rows = patches(_plain(np.broadcast_to(other, shape)), layer.pointwise, most, seed)
+    whole = np.broadcast_to(other, layer.shape(own))
+    rows = patches(_plain(whole), layer.pointwise, most, seed)
     return rows.reshape(-1, layer.outputs)
 
 
