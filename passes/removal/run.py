@@ -100,6 +100,8 @@ class Removal:
         Args:
             model: Changed in place.
         """
+        # normalizations tell how inputs are scaled, and folding them takes that away
+        self._given = model.clone() if self._context.dataset is None else model
         self._prepare(model)
         shapes = observe_shapes(model, self._context)
         before = self._couple(model, shapes)
@@ -156,7 +158,7 @@ class Removal:
                 f"there is, and what is frozen why"
             )
             return None
-        samples, note = samples_for(model, self._context, coupling.macs())
+        samples, note = samples_for(self._given, self._context, coupling.macs())
         self._account.notes.append(note)
         target = self._order.target
         if target is None:
