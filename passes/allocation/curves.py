@@ -17,10 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.execution.blas import use_one_thread
+from passes.allocation.crossed import Crossed
 from passes.allocation.masked import Masked
 from passes.allocation.trial import Change, Trials, divisible, joined, spread
 from passes.importance.obs import Removal, Task, remove
 from passes.importance.observe import Observed, Part, extra, observe, parts, work
+from passes.importance.readers import layer_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -30,10 +32,24 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-_TRIALS = ((7, 128), (6, 96), (5, 64), (4, 48), (4, 32), (3, 24), (3, 16), (3, 8))
+_TRIALS = (
+    (10, 512),
+    (9, 384),
+    (8, 256),
+    (7, 128),
+    (6, 96),
+    (5, 64),
+    (4, 48),
+    (4, 32),
+    (3, 24),
+    (3, 16),
+    (3, 8),
+)
 """Levels of a curve and samples per level; the first that fits the work is taken."""
 _WORK = 4e12
 """Multiply-accumulates of all trials together: about two minutes on one core."""
+_LEAST_HALVED = 16
+"""Samples from which on halves of them can judge each other."""
 _BROKEN = 1e30  # the damage of outputs that are not finite
 _FEW_ROWS = 2.0
 """Rows per column below which the order by error is worse than the order by size."""
@@ -178,7 +194,7 @@ class _Measurement:
             progress=self._progress,
         )
         count, samples = self._budget(components)
-        trials, masked = None, None
+        trials, masked, crossed = None, None, None
         if self._wanted.run:
             few = spread(self._batches, samples, divisible=self._free)
             stops = [self._first(component) for component in components]
@@ -186,13 +202,33 @@ class _Measurement:
             masked = Masked(
                 self._wanted.model, few, self._settings, self._folder, self._wanted.recouple
             )
+            crossed = self._crossed(components, observed, samples)
         found = []
         for component in components:
-            if trials is not None:
-                trials.advance()
-            found.append(self._curve(component, observed, count, (trials, masked)))
+            for each in (trials, crossed):
+                if each is not None:
+                    each.advance()
+            found.append(self._curve(component, observed, count, (trials, masked, crossed)))
             self._progress(1)
         return sorted(found, key=lambda each: int(each["component"]))
+
+    def _crossed(
+        self, components: Sequence[Component], observed: Observed, samples: int
+    ) -> Crossed | None:
+        """Prepare to judge those with few rows by samples that they are not fitted on."""
+        short = [c for c in components if _short(c, observed)]
+        if not short or not self._wanted.compensate or _samples(self._batches) < _LEAST_HALVED:
+            return None
+        return Crossed(
+            self._wanted.model,
+            self._wanted.coupling,
+            short,
+            [self._first(component) for component in components],
+            self._batches,
+            samples=samples,
+            settings=self._settings,
+            folder=self._folder,
+        )
 
     def _sorted(self) -> list[Component]:
         return sorted(self._wanted.components, key=lambda c: self._position[self._first(c)])
@@ -205,7 +241,7 @@ class _Measurement:
         component: Component,
         observed: Observed,
         count: int,
-        tools: tuple[Trials | None, Masked | None],
+        tools: tuple[Trials | None, Masked | None, Crossed | None],
     ) -> dict[str, Any]:
         wanted = self._wanted
         readers, rest = parts(
@@ -213,7 +249,8 @@ class _Measurement:
         )
         cost = extra(rest, component, wanted.coupling, observed)
         rank = wanted.ranks.get(component.index)
-        if rank is None and (_short(readers, observed) or not (readers or cost.any())):
+        short = _short(component, observed)
+        if rank is None and (short or not (readers or cost.any())):
             rank = wanted.fallback.get(component.index)
         size, blocks = len(component.atoms), component.blocks
         unit = 1 if blocks is None else len(np.unique(blocks))
@@ -224,7 +261,10 @@ class _Measurement:
         removal = remove(task)
         losses = removal.errors
         if tried:
-            found = self._tried(component, removal, readers, tools, exact=not rest)
+            if short and tools[2] is not None and not rest and rank is not None:
+                found = tools[2].losses(component, task, _changed)
+            else:
+                found = self._tried(component, removal, readers, tools[:2], exact=not rest)
             losses = interpolated(removal.errors, found)
         return {
             "component": component.index,
@@ -284,12 +324,24 @@ class _Measurement:
         return max(1, self._batches[0].samples) if self._batches else 1
 
 
-def _short(readers: Sequence[Part], observed: Observed) -> bool:
+def _short(component: Component, observed: Observed) -> bool:
     """Tell whether a layer has too few rows for its Gram matrix to decide an order."""
-    return any(
-        observed.grams.read(part.layer.key).rows < _FEW_ROWS * part.reader.weight.shape[1]
-        for part in readers
-    )
+    for sink in component.sinks:
+        layer = layer_of(sink)
+        if layer is None or layer.key not in observed.grams:
+            continue
+        moments = observed.grams.read(layer.key)
+        if moments.rows < _FEW_ROWS * moments.products.shape[-1]:
+            return True
+    return False
+
+
+def _samples(batches: Sequence[Batch]) -> int:
+    return sum(batch.samples for batch in batches)
+
+
+def _changed(readers: Sequence[Part], removal: Removal, rounds: int) -> list[Change]:
+    return _changes(readers, removal.weights[rounds])
 
 
 def _changes(readers: Sequence[Part], weights: Sequence[Array]) -> list[Change]:

@@ -22,8 +22,8 @@ Array = np.ndarray[Any, Any]
 Kind = Literal["flops", "params", "latency", "sparsity"]
 Allocator = Literal["kl", "error", "uniform", "global", "dp"]
 _LEAST_ROUNDED = (33, 64, 128, 256)  # sizes of components from which on counts are rounded
-_PAYS = 1.1  # rounding may raise the predicted damage by so much
-_SLACK = 0.005
+_PAYS = 1.03  # rounding may raise the predicted damage by so much
+_SLACK = 0.01
 _GAIN = 0.98  # and has to lower the work by so much
 _CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv", "ConvTranspose")
 

@@ -156,7 +156,7 @@ def spread(batches: Sequence[Batch], count: int, *, divisible: bool) -> list[Bat
     total = sum(batch.samples for batch in batches)
     if count >= total:
         return [part for batch in batches for part in _parts(batch, divisible=divisible)]
-    if not divisible or not all(_rows(batch) for batch in batches):
+    if not divisible or not all(rows_count_samples(batch) for batch in batches):
         wanted = max(1, round(len(batches) * count / total))
         return [batches[(2 * i + 1) * len(batches) // (2 * wanted)] for i in range(wanted)]
     wanted_rows = [(2 * i + 1) * total // (2 * count) for i in range(count)]
@@ -201,14 +201,14 @@ def _like(first: Batch, second: Batch) -> bool:
     )
 
 
-def _rows(batch: Batch) -> bool:
+def rows_count_samples(batch: Batch) -> bool:
     """Tell whether the first axis of every input counts samples."""
     return all(np.ndim(a) and len(a) == batch.samples for a in batch.inputs.values())
 
 
 def _parts(batch: Batch, *, divisible: bool) -> Iterator[Batch]:
     """Cut a batch that is larger than what runs well."""
-    if not divisible or batch.samples <= _LARGEST or not _rows(batch):
+    if not divisible or batch.samples <= _LARGEST or not rows_count_samples(batch):
         yield batch
         return
     for start in range(0, batch.samples, _LARGEST):
