@@ -15,7 +15,7 @@ from converter.data.smooth import make_smooth
 from converter.errors import PreconditionError
 from converter.measure.macs import sum_macs
 from passes.guard.deepest import Search, most
-from passes.guard.judge import Guard, Ruling, hold_out
+from passes.guard.judge import Guard, Ruling, finer, hold_out
 from passes.layers.blocks import Block, Sizes, find_blocks
 from passes.layers.choose import Chooser, Drop, replay
 from passes.layers.measure import Outputs
@@ -134,6 +134,8 @@ class _Work:
         self.batches = self._samples()
         self.fitted_on: Sequence[Batch] = self.batches
         held: Sequence[Batch] = ()
+        if self.context.budget:
+            self.batches = finer(self.model, self.batches)
         if self.context.budget and len(self.batches) > 1:
             self.fitted_on, held = hold_out(self.batches)
         self.guard = Guard.of(self.context, self.model, held)
@@ -205,7 +207,7 @@ class _Work:
         before = sum_macs(self.model, self.sizes)[0]
         draft = self.model.clone()
         nodes = replay(draft, drops, self.sizes)
-        self.notes += self._recover(draft)
+        self.notes += self._recover_with_all(draft)
         after = sum_macs(draft, self.sizes)[0]
         take_over(self.model, draft)
         share = f": {1 - after / before:.1%} of the multiply-accumulates are gone" if before else ""
@@ -213,14 +215,25 @@ class _Work:
         self.notes.insert(0, f"left out {named}{share}")
         return {"blocks_dropped": float(len(drops)), "nodes_removed": float(nodes)}
 
-    def _recover(self, draft: ir.Model) -> tuple[str, ...]:
+    def _recover_with_all(self, draft: ir.Model) -> tuple[str, ...]:
+        """Fit on what was held out as well, unless the budget would be missed then."""
+        if self.guard is None:
+            return self._recover(draft)
+        trial = draft.clone()
+        notes = self._recover(trial, self.batches)
+        if not self.guard.judge(trial).holds:
+            return self._recover(draft)
+        take_over(draft, trial)
+        return notes
+
+    def _recover(self, draft: ir.Model, batches: Sequence[Batch] | None = None) -> tuple[str, ...]:
         if self.wanted.recover == "none":
             return ()
         repair = reconstruct(
             self.model,
             draft,
             {},
-            self.fitted_on,
+            batches or self.fitted_on,
             self.context.settings,
             progress=self.context.progress,
         )

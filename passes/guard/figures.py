@@ -118,10 +118,24 @@ def _agreement(evidence: Evidence, bound: Bound, margin: float) -> Figure | None
         return None
     worst = min(found, key=lambda scores: scores.agreement)
     share, rows = worst.agreement, worst.samples
-    cautious = max(0.0, share - margin * math.sqrt(share * (1.0 - share) / rows))
+    wanted = 1.0 - bound.value if bound.metric == "flips" else bound.value
+    cautious = _least(share, rows, margin, wanted)
     if bound.metric == "flips":
         return Figure(1.0 - share, 1.0 - cautious, _share_of(1.0 - cautious, bound.value))
     return Figure(share, cautious, _share_of(1.0 - cautious, 1.0 - bound.value))
+
+
+def _least(share: float, rows: int, margin: float, wanted: float) -> float:
+    """Return the share that more samples would show at least: Wilson's bound (1927).
+
+    Where the samples are so few that not even all of them would do, the plain standard error takes
+    its place: then all of them must agree.
+    """
+    square = margin**2
+    if rows / (rows + square) < wanted:
+        return max(0.0, share - margin * math.sqrt(share * (1.0 - share) / rows))
+    spread = margin * math.sqrt(share * (1.0 - share) / rows + square / (4 * rows**2))
+    return (share + square / (2 * rows) - spread) / (1 + square / rows)
 
 
 def _accuracy(evidence: Evidence, bound: Bound, margin: float) -> Figure | None:

@@ -14,17 +14,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.core.context import Batch
 from passes.guard.figures import Evidence, figure, measurable
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.core.context import Batch, Bound, Context
+    from converter.core.context import Bound, Context
 
 MARGIN = 1.0
 """Standard errors that a figure must be better than its bound: the samples are not all there are,
 and the deepest of several cuts that seemed to hold is one that was lucky."""
 _MOST_BYTES = 256 << 20  # of outputs of the original that are kept
+_PLENTY = 256  # samples of which a quarter is enough to judge by
 _AT_ONCE = 64  # batches that one child runs
 _UNITS = {"sqnr": " dB"}
 
@@ -139,17 +141,56 @@ class Guard:
 
 
 def hold_out(
-    batches: Sequence[Batch], part: int = 4
+    batches: Sequence[Batch], part: int | None = None
 ) -> tuple[tuple[Batch, ...], tuple[Batch, ...]]:
-    """Split samples into those to fit on and those to judge by: every ``part``-th.
+    """Split samples into those to fit on and those to judge by: every ``part``-th batch.
 
     Args:
-        batches: All samples, at least two.
-        part: One of so many is held out.
+        batches: All samples, at least two batches.
+        part: One of so many is held out; None: four, or two where samples are so few that a
+            quarter would say little.
     """
+    if part is None:
+        part = 4 if sum(batch.samples for batch in batches) >= _PLENTY else 2
     step = min(part, max(2, len(batches)))
     fit = tuple(batch for i, batch in enumerate(batches) if i % step != step - 1)
     return fit, tuple(batch for i, batch in enumerate(batches) if i % step == step - 1)
+
+
+def finer(model: ir.Model, batches: Sequence[Batch], least: int = 16) -> list[Batch]:
+    """Cut batches up where they are fewer than can be divided into two parts.
+
+    Args:
+        model: That takes batches of any size; others keep theirs.
+        batches: Of any number.
+        least: Batches that are enough.
+    """
+    fixed = any(
+        value.shape is None or not len(value.shape) or isinstance(value.shape[0], int)
+        for value in model.graph.inputs
+        if value.const_value is None
+    )
+    if fixed or len(batches) >= least:
+        return list(batches)
+    pieces = -(-least // max(1, len(batches)))
+    return [part for batch in batches for part in _cut(batch, pieces)]
+
+
+def _cut(batch: Batch, pieces: int) -> list[Batch]:
+    arrays = [np.asarray(array) for array in batch.inputs.values()]
+    if any(not array.ndim or len(array) != batch.samples for array in arrays):
+        return [batch]
+    if batch.targets is not None and len(batch.targets) != batch.samples:
+        return [batch]
+    step = max(1, -(-batch.samples // pieces))
+    return [
+        Batch(
+            {name: np.asarray(array)[i : i + step] for name, array in batch.inputs.items()},
+            None if batch.targets is None else batch.targets[i : i + step],
+            min(step, batch.samples - i),
+        )
+        for i in range(0, batch.samples, step)
+    ]
 
 
 def _parts(batches: Iterable[Batch]) -> Iterator[list[Batch]]:

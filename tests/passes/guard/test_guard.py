@@ -14,7 +14,7 @@ from support import model_from_text
 from converter.core.context import Batch, Context
 from converter.verification.budget import Budget
 from passes.guard.deepest import deepest, most
-from passes.guard.judge import Guard, Ruling, hold_out
+from passes.guard.judge import Guard, Ruling, finer, hold_out
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((64, 4)).astype(np.float32)
@@ -57,7 +57,7 @@ def test_the_margin_asks_for_more_than_the_samples_show() -> None:
     assert 1.0 < ruling.excess < 3.0
     assert f"agreement {same:.4g} (with the margin" in ruling.text
     error = math.sqrt(same * (1 - same) / len(X))
-    assert guard(f"agreement>={same - 1.01 * error}").judge(changed).holds
+    assert guard(f"agreement>={same - 1.5 * error - 1 / len(X)}").judge(changed).holds
 
 
 def test_accuracy_is_compared_in_pairs() -> None:
@@ -103,7 +103,7 @@ def test_the_reference_of_the_whole_pipeline_counts() -> None:
 
 def test_every_fourth_sample_is_held_out() -> None:
     batches = [Batch({"x": X[i : i + 1]}) for i in range(9)]
-    fit, judged = hold_out(batches)
+    fit, judged = hold_out(batches, 4)
     assert [id(b) for b in judged] == [id(batches[i]) for i in (3, 7)]
     assert len(fit) == 7
     assert [len(part) for part in hold_out(batches[:2])] == [1, 1]
@@ -181,3 +181,26 @@ def test_the_largest_count_that_holds_is_found(edge: int) -> None:
     assert (int(found.best.depth) if found.best else 0) == min(edge, 7)
     assert len(seen) == len(set(seen)) <= 4
     assert found.stopped == (edge < 7)
+
+
+def test_few_samples_are_halved_and_large_batches_cut_up() -> None:
+    labels = np.arange(64)
+    whole = Batch({"x": X}, labels, 64)
+    parts = finer(scaled(1, 1, 1), [whole])
+    assert [part.samples for part in parts] == [4] * 16
+    np.testing.assert_array_equal(np.concatenate([p.inputs["x"] for p in parts]), X)
+    targets = [part.targets for part in parts if part.targets is not None]
+    np.testing.assert_array_equal(np.concatenate(targets), labels)
+    assert [len(part) for part in hold_out(parts)] == [8, 8]
+    fixed = model_from_text("g (float[64,4] x) => (float[64,4] y) { y = Relu(x) }")
+    assert finer(fixed, [whole])[0] is whole
+
+
+def test_samples_that_all_agree_show_less_the_fewer_they_are() -> None:
+    """Wilson's bound, as long as all samples agreeing would do."""
+    equal = scaled(2, 2, 2)
+    few = guard("agreement>=0.95").judge(equal)
+    assert few.holds
+    assert 0.1 < few.excess < 1.0
+    assert guard("agreement>=0.999").judge(equal).holds
+    assert not guard("agreement>=0.999").judge(scaled(2, 2, 1.2)).holds
