@@ -24,6 +24,8 @@ from converter.errors import UsageError
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+SAMPLES = 256
+"""How many samples are made where nobody says."""
 _LEAST = 4  # a shorter axis is no signal
 _CONTRAST = 0.2  # standard deviation of a sample's logarithmic contrast
 _BYTES = Moments(np.array([115.0]), np.array([65.0]))  # of usual photographs

@@ -4,6 +4,8 @@
     FOLDER              npz files, sorted by name; or images together with ``image=``
     module:function     a function that returns an iterable of feeds, called for every iteration
     synthetic           made up from the model's own shapes
+    smooth              the same, but pictures, waves and sequences look like signals; the scale is
+                        what the model says, or given: smooth,mean=0.45/0.46/0.41,std=0.25
     {name: array}, array, [feed, ...], a data set                     (in Python)
 
 An array with one axis more than its input holds complete inputs as its elements. An array with the
@@ -80,8 +82,33 @@ def open_data(  # noqa: PLR0913 - one argument per word of the command line
             from converter.data.synthetic import make_synthetic
 
             return make_synthetic(model, opener.ports, batch=batch, samples=samples, seed=seed)
+        if text.split(",")[0] == "smooth" and not Path(text).exists():
+            from converter.data.smooth import SAMPLES, make_smooth
+
+            count = SAMPLES if samples is None else samples
+            scale = _scale(text)
+            return make_smooth(model, opener.ports, batch=batch, samples=count, seed=seed, **scale)
         return opener.path(str(text), image)
     return opener.value(spec)
+
+
+def _scale(text: str) -> dict[str, tuple[float, ...]]:
+    """Read ``smooth,mean=0.45/0.46/0.41,std=0.25``."""
+    found: dict[str, tuple[float, ...]] = {}
+    for option in text.split(",")[1:]:
+        key, _, numbers = option.partition("=")
+        try:
+            found[key] = tuple(float(number) for number in numbers.split("/"))
+        except ValueError:
+            key = ""
+        if key not in {"mean", "std"}:
+            raise UsageError(
+                f"{option!r} is no option of made-up samples",
+                where=f"--data {text}",
+                allowed="mean=... and std=..., one number or one per channel",
+                hint='for example "smooth,mean=0.45/0.46/0.41,std=0.25"',
+            )
+    return found
 
 
 def _is_dataset(spec: Any) -> bool:
@@ -125,7 +152,7 @@ class _Opener:
             raise DataError(
                 f"data of type {path.suffix or '(no suffix)'} cannot be read",
                 where=text,
-                allowed="FILE.npz, a folder, module:function or synthetic",
+                allowed="FILE.npz, a folder, module:function, synthetic or smooth",
             )
         table = self._table(path)
         return replace(table.first(self.samples).check(), description=f"{path.name} (npz)")

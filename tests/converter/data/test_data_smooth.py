@@ -9,6 +9,7 @@ import pytest
 from support import model_from_text, run
 
 from converter.data.smooth import make_smooth
+from converter.data.sources import open_data
 from converter.errors import UsageError
 
 CONV = "g (float[N,3,32,32] x) => (float[N,4,H,W] y) {{ {} y = Conv(n, w) }}"
@@ -147,6 +148,21 @@ def test_mean_and_deviation_given_by_the_user():
     images = draw(model, batch=64, samples=128, mean=[1, 2, 3], std=[0.5])
     np.testing.assert_allclose(images.mean(axis=(0, 2, 3)), [1, 2, 3], atol=0.1)
     np.testing.assert_allclose(images.std(axis=(0, 2, 3)), 0.5, rtol=0.15)
+
+
+def test_opened_by_name():
+    model = conv("n = Identity(x)")
+    dataset = open_data("smooth,mean=1/2/3,std=0.5", model, batch=8, samples=16)
+    given = make_smooth(model, batch=8, samples=16, mean=[1, 2, 3], std=[0.5])
+    for one, other in zip(dataset, given, strict=True):
+        np.testing.assert_array_equal(one.inputs["x"], other.inputs["x"])
+    assert open_data("smooth", model).samples == 256
+
+
+@pytest.mark.parametrize("text", ["smooth,mean=a", "smooth,average=1", "smooth,mean", "smooth,"])
+def test_options_that_are_none(text):
+    with pytest.raises(UsageError, match="no option"):
+        open_data(text, conv("n = Identity(x)"))
 
 
 @pytest.mark.parametrize("words", [{"mean": [1, 2]}, {"std": [0]}, {"std": [np.nan]}])
