@@ -132,5 +132,6 @@ def _resolved(walk: Propagation, units: Units) -> Coupling:
         uses=found.uses,
         work=found.work,
         constants=found.constants,
+        numbers=walk.sizes.vectors(),
         reasons=found.reasons(),
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from converter.core import graph as g
+from converter.ops.axes.movement import sliced
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -78,14 +79,20 @@ class Sizes:
             return None
         return numbers.array.clip(-_FAR, _FAR).astype(np.int64)
 
+    def vectors(self) -> dict[ir.Value, Array]:
+        """Return every vector of integers that is certain."""
+        found = {value: self.exact(value) for value in self._numbers}
+        return {value: x for value, x in found.items() if x is not None and x.ndim == 1}
+
     def shape_of(self, node: ir.Node, sizes: Sequence[int], axes: Axes) -> None:
         """Take in a Shape node: sizes are certain where weights make them, or the file says so."""
+        fixed = g.constant(node.inputs[0]) is not None
         declared = node.inputs[0].shape if node.inputs[0] is not None else None
         array, origins = np.full(len(sizes), np.nan), []
         for axis, size in enumerate(sizes):
             labels = axes[axis] if axis < len(axes) else None
             stated = declared[axis] if declared is not None and len(declared) > axis else None
-            if labels is not None or isinstance(stated, int):
+            if labels is not None or fixed or isinstance(stated, int):
                 array[axis] = size
             origins.append(() if labels is None else (labels,))
         start = node.attributes.get_int("start", 0) or 0
@@ -148,23 +155,34 @@ def _follow(node: ir.Node, given: Sequence[Numbers], sizes: Sequence[int]) -> Nu
     rule = _RULES.get(node.op_type)
     whole = all(numbers.whole for numbers in given)
     if rule is not None:
-        picked = rule(node, [numbers.array for numbers in given])
+        picked = _tried(rule, node, [numbers.array for numbers in given])
         if picked is not None and picked.size == math.prod(sizes):
             array = picked.reshape(sizes)
             if node.op_type == "Div" and whole:
                 array = np.trunc(array)
             if node.op_type == "Cast":
                 whole = node.attributes.get_int("to", 7) in (6, 7)
+                array = np.trunc(array) if whole else array
             return Numbers(array, _origins(node, given, array.size), whole=whole)
     everything: tuple[Array, ...] = ()
-    if not all(numbers.certain for numbers in given):  # else the cut writes down what they were
-        everything = tuple(labels for x in given for one in x.origins for labels in one)
+    read = given[: _CONTENTS.get(node.op_type, len(given))]
+    if not all(numbers.certain for numbers in read):  # else the cut writes down what they were
+        everything = tuple(labels for x in read for one in x.origins for labels in one)
     unknown = np.full(tuple(sizes), np.nan)
     return Numbers(unknown, (everything,) * unknown.size, whole=whole)
 
 
+def _tried(rule: Rule, node: ir.Node, given: Sequence[Array]) -> Array | None:
+    """Return None where the operands do not fit: the model itself says what is wrong with them."""
+    try:
+        return rule(node, given)
+    except (ValueError, IndexError, TypeError):
+        return None
+
+
 def _origins(node: ir.Node, given: Sequence[Numbers], size: int) -> Origins:
     """Return the origins of a result, element by element where the operator moves elements."""
+    given = given[: _CONTENTS.get(node.op_type, len(given))]
     table = [one for numbers in given for one in numbers.origins]
     everything = tuple(labels for one in table for labels in one)
     rule = _RULES[node.op_type]
@@ -175,7 +193,7 @@ def _origins(node: ir.Node, given: Sequence[Numbers], size: int) -> Origins:
             for start, numbers in zip(starts, given, strict=False)
         ]
         operands = [ids[0], *(numbers.array for numbers in given[1:])]
-        moved = rule(node, ids if node.op_type == "Concat" else operands)
+        moved = _tried(rule, node, ids if node.op_type == "Concat" else operands)
         if moved is not None:
             return tuple(table[int(i)] for i in moved.ravel())
     return (everything,) * size
@@ -195,11 +213,31 @@ def _concat(node: ir.Node, given: Sequence[Array]) -> Array:
 
 
 def _slice(node: ir.Node, given: Sequence[Array]) -> Array | None:
-    if len(given) < 3 or given[0].ndim != 1 or not all(np.isfinite(x).all() for x in given[1:]):
+    if len(given) < 3 or not all(np.isfinite(x).all() for x in given[1:]):
         return None
-    step = int(given[4].ravel()[0]) if len(given) > 4 and given[4].size else 1
-    start, end = (int(x.ravel()[0]) for x in given[1:3])
-    return given[0][slice(start, end, step)] if step > 0 else None
+    array = given[0]
+    starts, ends = (_whole(x) for x in given[1:3])
+    rest = [_whole(x) for x in given[3:]]
+    axes = rest[0] if rest and rest[0] else list(range(len(starts)))
+    steps = rest[1] if len(rest) > 1 and rest[1] else [1] * len(starts)
+    for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
+        array = array.take(sliced(array.shape[axis], start, end, step), axis=axis)
+    return array
+
+
+def _whole(array: Array) -> list[int]:
+    found: list[int] = array.ravel().clip(-_FAR, _FAR).astype(np.int64).tolist()
+    return found
+
+
+def _transpose(node: ir.Node, given: Sequence[Array]) -> Array:
+    return given[0].transpose(node.attributes.get_ints("perm", None))
+
+
+def _filled(node: ir.Node, given: Sequence[Array]) -> Array | None:
+    attribute = node.attributes.get("value")
+    value = 0.0 if attribute is None else float(attribute.as_tensor().numpy().ravel()[0])
+    return np.full(given[0].astype(np.int64), value) if np.isfinite(given[0]).all() else None
 
 
 def _first(_: ir.Node, given: Sequence[Array]) -> Array:
@@ -214,12 +252,19 @@ def _plain(function: Callable[..., Any]) -> Rule:
     return rule
 
 
-_MOVES = ("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Unsqueeze")
+_MOVES = (
+    *("Cast", "Concat", "Gather", "Identity", "Reshape", "Slice", "Squeeze", "Transpose"),
+    "Unsqueeze",
+)
+_CONTENTS = {"ConstantOfShape": 0, "Expand": 1, "Tile": 1}
+"""Inputs that give the numbers; the others say how many there are."""
 _RULES: dict[str, Rule] = {
+    "Abs": _plain(np.abs),
     "Add": _plain(np.add),
     "Cast": _first,
     "Ceil": _plain(np.ceil),
     "Concat": _concat,
+    "ConstantOfShape": _filled,
     "Div": _plain(np.divide),
     "Floor": _plain(np.floor),
     "Gather": _gather,
@@ -232,6 +277,7 @@ _RULES: dict[str, Rule] = {
     "Slice": _slice,
     "Sqrt": _plain(np.sqrt),
     "Squeeze": _first,
+    "Transpose": _transpose,
     "Sub": _plain(np.subtract),
     "Unsqueeze": _first,
 }

@@ -119,6 +119,7 @@ class Coupling:
         uses: Atoms of the axes of every input of every node, constants included.
         work: Multiply-accumulates of every node that has any.
         constants: Atoms of the axes of every constant that holds weights.
+        numbers: Computed vectors of integers that are certain, such as paddings, by value.
         reasons: By output of a node: axis, number of indices that stay, and why.
     """
 
@@ -130,6 +131,7 @@ class Coupling:
     uses: Mapping[Use, tuple[Atoms, ...]]
     work: tuple[Work, ...] = ()
     constants: tuple[tuple[Array, ...], ...] = field(default=(), repr=False)
+    numbers: Mapping[ir.Value, Array] = field(default_factory=dict, repr=False)
     reasons: Mapping[ir.Value, tuple[tuple[int, int, str], ...]] = field(
         default_factory=dict, repr=False
     )

@@ -113,7 +113,11 @@ def _operands(sizes: Sizes, edit: Edit, node: ir.Node) -> _Operands | None:
 def _before(sizes: Sizes, node: ir.Node, position: int) -> Dims | None:
     if position >= len(node.inputs) or node.inputs[position] is None:
         return None
-    return sizes.old_input(node, position).content
+    content = sizes.old_input(node, position).content
+    if content is None:
+        certain = sizes.keep.coupling.numbers.get(node.inputs[position])  # type: ignore[arg-type]
+        return None if certain is None else tuple(certain.tolist())
+    return content
 
 
 def _moved(sizes: Sizes, node: ir.Node) -> bool:

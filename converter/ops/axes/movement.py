@@ -180,7 +180,8 @@ def pad(site: Site) -> None:
             result.append(labels)
             continue
         if pads is None or not constant:
-            site.freeze(labels, "it is padded with its own indices")
+            how = "by what is computed" if pads is None else "with its own indices"
+            site.freeze(labels, f"it is padded {how}")
             result.append(None)
             continue
         number = places.index(axis)

@@ -267,6 +267,20 @@ MOVES = {
         G=(12, 3, 3, 3),
         R=(4, 12, 1, 1),
     ),
+    "pads put together by a program": image(
+        "z = ConstantOfShape<value=int64[1] {0}>(four) c = Concat<axis=0>(two, z) r = Reshape(c, pairs) "
+        "s = Slice(r, minus, far, zero, minus) t = Transpose(s) p = Reshape(t, minus) "
+        "a = Pad(h, p) g = Conv(x, G) e = Add(a, g) y = Conv(e, R)",
+        (8, 4),
+        two=_ints(0, 0, 0, 0, 2, 2),
+        four=_ints(2),
+        pairs=_ints(-1, 2),
+        minus=_ints(-1),
+        far=_ints(-(1 << 62)),
+        zero=_ints(0),
+        G=(12, 3, 3, 3),
+        R=(4, 12, 1, 1),
+    ),
     "pad channels with themselves": Case(
         'h = Conv(x, K) a = Pad<mode="reflect">(h, n) y = Conv(a, R)',
         {"K": (8, 3, 3, 3), "n": _ints(0, 2, 0, 0, 0, 0, 0, 0), "R": (4, 10, 1, 1)},
