@@ -158,6 +158,8 @@ def group_normed(net: Net, x: Flow) -> Flow:
     """Group normalization, as one operator or by way of instances."""
     c, h, w = x.shape
     groups = net.pick([2, 4])
+    if c % groups:
+        return x
     if net.opset >= 21:
         vectors = (net.vector(c), net.vector(c))
         return Flow(net.op("GroupNormalization", x.name, *vectors, num_groups=groups), x.shape)

@@ -228,6 +228,17 @@ def test_batch_and_heads_on_one_axis_keep_the_batch_free() -> None:
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
+def test_a_constant_that_a_body_reads_stays_whole() -> None:
+    text = """g (float[2,3,6,6] x, bool f) => (float[2,5,6,6] y, float[4] z) {
+        h = Conv(x, a, b) r = Relu(h) y = Conv(r, c, d)
+        z = If(f) <then_branch = t () => (float[4] t1) { t1 = Identity(b) },
+                   else_branch = e () => (float[4] e1) { e1 = Neg(b) }> }"""
+    model = model_from_text(text, **FOUR_FIVE, c=draw(5, 4, 1, 1))
+    cut_at(model, 0, [1, 3], {**IMAGE, "f": np.array(True)})
+    assert model.graph.initializers["b"].shape.numpy() == (4,)
+    assert model.graph[0].inputs[2].shape.numpy() == (2,)
+
+
 def test_declared_shapes_follow() -> None:
     model = model_from_text(TWO.format("r = Relu(h)"), **FOUR_FIVE, c=draw(5, 4, 1, 1))
     value = model.graph[0].outputs[0]
