@@ -19,6 +19,8 @@ _TRIANGLE = 96
 _MOST_STEPS = 100
 _CLOSE = 1e-4
 _SMALLEST = 1e-30
+_FEW = 0.05
+"""Share of masked weights up to which the whole matrix is a good guide for the search."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +78,7 @@ class System:
         self._rows = rows
         self._gram = self._product(rows) / max(1, len(rows))
         self.scale = float(np.trace(self._gram)) / max(1, len(self._gram))
+        self._few_zeros = mask is None or bool(np.mean(mask) > 1.0 - _FEW)
         self._small = np.zeros(()) if mask is None else self._gram.astype(np.float32)
         self._ridge = 0.0
         self._factor: Triangle | None = None
@@ -93,7 +96,7 @@ class System:
         if not np.isfinite(self._ridge):
             raise np.linalg.LinAlgError("the rows are not finite")
         self._factor = None
-        if self._mask is None and self._ridge > _SMALLEST:
+        if self._few_zeros and self._ridge > _SMALLEST:
             regular = self._gram.copy()
             regular[np.diag_indices_from(regular)] += self._ridge
             self._factor = Triangle(np.linalg.cholesky(regular))
@@ -154,12 +157,11 @@ class System:
         assert self._mask is not None
         small = self._small
         small[np.diag_indices_from(small)] = np.diag(self._gram) + self._ridge
-        diagonal: Array = np.diag(small)[:, None]
         weight = (start * self._mask).astype(np.float32)
         wanted = (right * self._mask).astype(np.float32)
         residual = wanted - (small @ weight) * self._mask
         goal = _CLOSE**2 * np.maximum(_squares(wanted), _SMALLEST)
-        scaled = residual / diagonal
+        scaled = self._scaled(residual)
         direction, power = scaled, _products(residual, scaled)
         for _ in range(_MOST_STEPS):
             if (_squares(residual) <= goal).all():
@@ -168,11 +170,21 @@ class System:
             step = power / np.maximum(_products(direction, turned), _SMALLEST)
             weight += step * direction
             residual -= step * turned
-            scaled = residual / diagonal
+            scaled = self._scaled(residual)
             fresh = _products(residual, scaled)
             direction = scaled + fresh / np.maximum(power, _SMALLEST) * direction
             power = fresh
         return weight.astype(np.float64)
+
+    def _scaled(self, residual: Array) -> Array:
+        """Turn a residual into a good direction: nearly the solution where few weights are zero."""
+        assert self._mask is not None
+        if self._factor is None:
+            made: Array = residual / np.diag(self._small)[:, None]
+            return made
+        whole: Array = self._factor.solve(residual.astype(np.float64)).astype(np.float32)
+        whole *= self._mask
+        return whole
 
 
 def _squares(columns: Array) -> Array:

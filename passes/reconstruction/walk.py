@@ -68,6 +68,11 @@ class Fitted:
     after: float
     what: str
 
+    @property
+    def gained(self) -> bool:
+        """Tell whether the new weights are better."""
+        return self.after < self.before
+
 
 @dataclass(frozen=True)
 class Repair:
@@ -156,6 +161,7 @@ def _taken(
     """Write what the child found, if it is better than nothing."""
     layers = tuple(Fitted(*row) for row in found["layers"])
     skipped = [*skipped, *(Skip(name, reason) for name, reason in found["skipped"])]
+    skipped += [Skip(each.name, each.what, minor=True) for each in layers if not each.gained]
     before, after, measure = found["before"], found["after"], found["measure"]
     taken = after <= before and np.isfinite(after)
     edits = found["edits"] if taken else []
@@ -176,7 +182,7 @@ def _behind(node: ir.Node) -> ir.Node:
 
 
 def _notes(layers: Sequence[Fitted], found: Mapping[str, Any], *, taken: bool) -> tuple[str, ...]:
-    solved = [layer for layer in layers if layer.after < layer.before]
+    solved = [layer for layer in layers if layer.gained]
     figures = f"{found['measure']} {found['before']:.4g} before, {found['after']:.4g} after"
     on = f"on {found['held']} samples" + (
         " that were not fitted on" if found["apart"] else ": too few to hold some out"

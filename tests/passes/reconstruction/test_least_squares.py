@@ -59,9 +59,11 @@ def test_without_a_bias_it_stays() -> None:
     assert found.bias is bias
 
 
-def test_masked_weights_are_the_solution_of_every_row_alone() -> None:
+@pytest.mark.parametrize("share", [0.4, 0.04])
+def test_masked_weights_are_the_solution_of_every_row_alone(share: float) -> None:
     x, t, prior, bias = problem()
-    mask = RNG.random(prior.shape) > 0.4
+    mask = RNG.random(prior.shape) > share
+    mask[0, 1] = False
     prior = prior * mask
     system = System(x, Map(prior, bias), mask=mask)
     system.factorise(1e-3)
