@@ -269,8 +269,8 @@ MOVES = {
     ),
     "pads put together by a program": image(
         "z = ConstantOfShape<value=int64[1] {0}>(four) c = Concat<axis=0>(two, z) "
-        "r = Reshape(c, pairs) s = Slice(r, minus, far, zero, minus) t = Transpose(s) p = Reshape(t, minus) "
-        "a = Pad(h, p) g = Conv(x, G) e = Add(a, g) y = Conv(e, R)",
+        "r = Reshape(c, pairs) s = Slice(r, minus, far, zero, minus) t = Transpose(s) "
+        "p = Reshape(t, minus) a = Pad(h, p) g = Conv(x, G) e = Add(a, g) y = Conv(e, R)",
         (8, 4),
         two=_ints(0, 0, 0, 0, 2, 2),
         four=_ints(2),
