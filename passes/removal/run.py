@@ -21,8 +21,8 @@ from passes.allocation.latency import share
 from passes.allocation.plan import Allocation, Choice, Plan, Target
 from passes.coupling.certificate import certified_cut
 from passes.coupling.lossless import find_exact
-from passes.guard.deepest import deepest
-from passes.guard.judge import Guard, Ruling, hold_out
+from passes.guard.deepest import Attempt, deepest
+from passes.guard.judge import Guard, Ruling, finer, hold_out
 from passes.importance.channels import Evidence, outliers, score
 from passes.inline import Inline
 from passes.reconstruction.fit import Method, Recipe
@@ -247,13 +247,33 @@ class Removal:
             self._account.notes.append(
                 f"asked for {target.kind}={target.value:g}, stopped at {reached:.3g}"
             )
-        return search.best.result
+        return self._with_all((given, made), search.best, target, samples, guard)
+
+    def _with_all(
+        self,
+        parts: tuple[tuple[ir.Model, Shapes], Plan],
+        best: Attempt[_Cut | None],
+        target: Target,
+        samples: Sequence[Batch],
+        guard: Guard,
+    ) -> _Cut | None:
+        """Repair the cut that was found once more, with the samples that judged it, too."""
+        found = best.result
+        if found is None or self._order.recover == "none":
+            return found
+        again = self._carried_out(*parts, _at_depth(target, best.depth), samples)
+        if again is None or not guard.judge(again.model).holds:
+            return found
+        return again
 
     def _guard(
         self, model: ir.Model, samples: Sequence[Batch]
     ) -> tuple[Guard | None, Sequence[Batch]]:
         """Hold samples out for judging where there is a budget to judge by."""
-        if self._context.dataset is None or len(samples) < _LEAST_JUDGED:
+        if self._context.dataset is None or not self._context.budget:
+            return None, samples
+        samples = finer(model, samples)
+        if len(samples) < _LEAST_JUDGED:
             return None, samples
         fit, held = hold_out(samples)
         guard = Guard.of(self._context, model, held)
