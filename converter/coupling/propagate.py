@@ -100,6 +100,8 @@ class Propagation:
                 row(self)
             except Unclear as error:
                 reason = error.reason
+            except (IndexError, KeyError, ValueError):  # a model that no checker has seen
+                reason = f"the inputs of {node.op_type} do not fit together"
         if reason is None:
             self._freeze_unread(node)
         else:

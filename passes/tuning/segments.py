@@ -241,7 +241,8 @@ class Pieces:
         for value in reads:
             if value.is_initializer():
                 graph.initializer.append(_tensor(value))
-        graph.input.extend(_described(name, self.values[name]) for name in inputs)
+        bodies = any(True for node in nodes for _ in g.subgraphs(node))
+        graph.input.extend(_described(name, self.values[name], sized=not bodies) for name in inputs)
         graph.output.extend(onnx.ValueInfoProto(name=name) for name in outputs)
         return whole
 
@@ -276,13 +277,19 @@ def _tensor(value: ir.Value) -> onnx.TensorProto:
     return ir.serde.serialize_tensor(plain)
 
 
-def _described(name: str, batches: Batches) -> onnx.ValueInfoProto:
-    """Return type and shape of a value; sizes that differ between batches are left open."""
+def _described(name: str, batches: Batches, *, sized: bool) -> onnx.ValueInfoProto:
+    """Return type and shape of a value; sizes that differ between batches are left open.
+
+    All are left open where a branch that is never taken may forbid them (``sized`` False).
+    """
     shapes = {part.shape for part in batches.parts}
     kind = onnx.helper.np_dtype_to_tensor_dtype(batches.parts[0].dtype)
     if len({len(shape) for shape in shapes}) > 1:
         return onnx.helper.make_tensor_value_info(name, kind, None)
-    sizes = [s.pop() if len(s := set(axis)) == 1 else None for axis in zip(*shapes, strict=True)]
+    sizes = [
+        s.pop() if sized and len(s := set(axis)) == 1 else None
+        for axis in zip(*shapes, strict=True)
+    ]
     return onnx.helper.make_tensor_value_info(name, kind, sizes)
 
 

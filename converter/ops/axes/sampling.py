@@ -77,7 +77,10 @@ def reverse(site: Site) -> None:
     """ReverseSequence: time stays, the batch goes with the lengths."""
     time = site.node.attributes.get_int("time_axis", 0)
     batch = site.node.attributes.get_int("batch_axis", 1)
-    site.unite(site.labels(0)[batch], site.labels(1)[0])
+    lengths, rank = site.labels(1), len(site.labels(0))
+    if len(lengths) != 1 or not {time, batch} <= set(range(rank)):
+        raise Unclear("the axes of ReverseSequence do not fit")
+    site.unite(site.labels(0)[batch], lengths[0])
     site.put(_without(site, [time], "its order is reversed"))
 
 
