@@ -84,7 +84,8 @@ class Propagation:
         for labels, node in self.sizes.used:
             self.union.freeze(labels, node, COMPUTED)
         for value in self.model.graph.outputs:
-            self.freeze_all(self.values.get(value, ()), value.producer(), OUTPUT)
+            axes = self.values.get(value, ()) or self.shared(value)
+            self.freeze_all(axes, value.producer(), OUTPUT)
 
     def _visit(self, node: ir.Node) -> None:
         if self._is_constant(node):
@@ -100,7 +101,12 @@ class Propagation:
                 row(self)
             except Unclear as error:
                 reason = error.reason
-            except (IndexError, KeyError, ValueError):  # a model that no checker has seen
+            except (
+                IndexError,
+                KeyError,
+                TypeError,
+                ValueError,
+            ):  # a model that no checker has seen
                 reason = f"the inputs of {node.op_type} do not fit together"
         if reason is None:
             self._freeze_unread(node)

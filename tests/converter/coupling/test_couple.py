@@ -175,6 +175,22 @@ def test_weights_that_callers_may_override_stay() -> None:
     assert any("override" in freeze.reason for freeze in coupling.frozen)
 
 
+def test_weights_that_are_an_output_stay() -> None:
+    model = build("h = MatMul(x, A) y = MatMul(h, P)", A=(6, 8), P=(8, 3))
+    model.graph.outputs.append(model.graph.initializers["P"])
+    coupling = coupled(model)
+    assert not coupling.components
+    assert any("output" in freeze.reason for freeze in coupling.frozen)
+
+
+def test_operands_that_cannot_be() -> None:
+    model = build("h = MatMul(x, A) g = Conv(h, K) y = MatMul(g, P)", A=(6, 8), K=(4,), P=(8, 3))
+    shapes = {"x": (2, 5, 6), "h": (2, 5, 8), "g": (2, 5, 8), "y": (2, 5, 3)}
+    coupling = couple(model, shapes)
+    assert not coupling.components
+    assert any("inputs of Conv do not fit" in freeze.reason for freeze in coupling.frozen)
+
+
 def test_a_single_set_for_all_indices_stays() -> None:
     model = build(
         "h = Conv(x, K) d = DepthToSpace<blocksize=2>(h) y = Conv(d, Q)",
