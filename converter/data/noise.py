@@ -3,8 +3,9 @@
 Every octave of a picture has about the same power, and a picture has edges. Both are met by dead
 leaves: shapes of all sizes and one colour each, laid over each other (Lee, Mumford and Huang 2001;
 Baradad et al. 2021, "Learning to See by Looking at Noise"). Layers of a ResNet-20 for CIFAR-10 that
-lose half of their inputs and are refitted on leaves with some smooth noise have an error of 17 % on
+lose half of their inputs and are refitted on leaves with some smooth noise have an error of 16 % on
 real pictures; refitted on smooth noise alone 28 %, on white noise 49 %, on 32 real pictures 16 %.
+For MobileNetV1-0.25 it is 23, 35 and 38 %, and 19 % on 16 real pictures.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ import numpy as np
 
 Array = np.ndarray[Any, Any]
 _SCALES = (1, 2, 4, 8, 16)
-_TEXTURE = (2, 4, 8, 16)
+_TEXTURE = (4, 8, 16, 32, 64)
 _LEAVES = 64  # shapes in a picture
-_SHARE = 0.75  # of the power of a picture that is leaves
+_SHARE = 0.8  # of the power of a picture that is leaves
 _GRAIN = 0.1  # most of the power of a picture that is white: cameras have some
 _LEAST = 8  # smaller pictures show no shapes
 _COLOURS = frozenset({3, 4})
-_COMMON = 0.9  # share of the power that all colours of a picture have in common
+_COMMON = 0.93  # share of the power that all colours of a picture have in common
 
 
 def signal(

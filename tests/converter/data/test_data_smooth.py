@@ -43,14 +43,14 @@ def test_images_have_about_equal_power_in_every_octave():
     assert images.dtype == np.float32
     octaves = octave_power(images)
     # white noise: the last octave has 48 times the power of the first
-    assert max(octaves) < 4 * min(octaves)
+    assert max(octaves) < 6 * min(octaves)
     neighbours = np.corrcoef(images[..., 1:].ravel(), images[..., :-1].ravel())[0, 1]
     assert 0.6 < neighbours < 0.95
     # as wide as the deviation of a mean over few independent places
     assert abs(images.mean()) < 0.1
     assert abs(images.std() - 1) < 0.15
     colours = np.corrcoef(images[:, 0].ravel(), images[:, 1].ravel())[0, 1]
-    assert 0.85 < colours < 0.95
+    assert 0.88 < colours < 0.97
 
 
 def test_images_have_shapes_with_edges():
