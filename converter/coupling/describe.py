@@ -140,7 +140,8 @@ def explain(model: ir.Model, coupling: Coupling, asked: Selection) -> tuple[Even
     owner = np.full(coupling.size + 1, -1)
     for component in coupling.components:
         owner[component.atoms] = component.index
-    events = []
+    unmatched = asked.unmatched(list(model.graph))
+    events = [Event(pattern, _RULE, "matches no node") for pattern in unmatched]
     for node in model.graph:
         if node in asked and not g.is_op(node, "Constant"):
             said = [*_made(node, coupling, owner), *_read(node, coupling, owner)]

@@ -219,6 +219,8 @@ def test_description_and_answers() -> None:
     assert any("6 indices stay: it goes with something that stays at Add_16" in w for w in said)
     (last,) = explain(model, coupling, Selection(("MatMul_19",)))[-1:]
     assert "multiplied by weights" in last.what
+    (nothing,) = explain(model, coupling, Selection(("nowhere",)))
+    assert (nothing.subject, nothing.what) == ("nowhere", "matches no node")
 
 
 class OneSample:
