@@ -38,6 +38,8 @@ def signal(
         axes: Along which neighbours are alike; two for pictures, none for white noise.
         channel: Axis of the channels: three or four of them are taken for colours, alike.
     """
+    if 0 in shape:
+        return np.zeros(shape)
     if len(axes) == 2 and min(shape[a] for a in axes) >= _LEAST:
         return _pictures(rng, shape, axes, channel)
     return _coloured(rng, shape, axes, channel, _SCALES)

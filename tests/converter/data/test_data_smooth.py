@@ -229,6 +229,11 @@ def test_what_is_no_signal_is_filled_as_before():
     assert features.shape == (4, 20)
 
 
+def test_empty_inputs():
+    model = model_from_text("g (float[0,3,9,9] x) => (float[0,3,9,9] y) { y = Relu(x) }")
+    assert draw(model, samples=1).shape == (0, 3, 9, 9)
+
+
 def test_small_images_and_no_batch():
     model = model_from_text(
         "g (float[1,3,5,2] x) => (float[1,4,3,1] y) { y = Conv<pads=[0,1,0,0]>(x, w) }", **WEIGHT
