@@ -69,9 +69,14 @@ def plan(source: Source, choice: Choice) -> Plan:
         source.recouple,
     )
     batches = _fewer(source)
-    curves = _measured(wanted, batches, source.context)
+    curves, untried = _measured(wanted, batches, source.context)
     used = sum(batch.samples for batch in batches)
     note = f"order by {choice.criterion}, damage measured on {used} samples"
+    if untried:
+        note += (
+            f"; of {untried} of {len(curves)} sets of channels it is estimated, because the time "
+            f"limit came near (--time-limit)"
+        )
     return Plan(source.coupling, components, curves, choice, _Stopwatch(source).cost, (note,))
 
 
@@ -101,7 +106,9 @@ class _Stopwatch:
         return layer_latencies(source.model, source.coupling, feed, source.context)
 
 
-def _measured(wanted: Wanted, batches: Sequence[Batch], context: Context) -> list[Curve]:
+def _measured(
+    wanted: Wanted, batches: Sequence[Batch], context: Context
+) -> tuple[list[Curve], int]:
     import onnxruntime  # noqa: F401 - loaded once here, not again in every child process
 
     from converter.execution import sandbox
@@ -119,10 +126,11 @@ def _measured(wanted: Wanted, batches: Sequence[Batch], context: Context) -> lis
         )
     finally:
         context.progress.stop()
-    return [
+    curves = [
         Curve(each["component"], each["order"], each["unit"], each["errors"], each["losses"])
         for each in found
     ]
+    return curves, sum(not each["tried"] for each in found)
 
 
 def _ranks(source: Source, choice: Choice) -> tuple[dict[int, Array], dict[int, Array]]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import tempfile
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -50,6 +51,8 @@ _WORK = 4e12
 """Multiply-accumulates of all trials together: about two minutes on one core."""
 _LEAST_HALVED = 16
 """Samples from which on halves of them can judge each other."""
+_PATIENCE = 0.7
+"""Share of the time limit after which nothing is tried any more."""
 _BROKEN = 1e30  # the damage of outputs that are not finite
 _FEW_ROWS = 2.0
 """Rows per column below which the order by error is worse than the order by size."""
@@ -178,6 +181,7 @@ class _Measurement:
             else list(batches)
         )
         self._free = free
+        self._start = time.monotonic()
         self._settings = settings
         self._folder = folder
         self._progress = progress
@@ -208,8 +212,11 @@ class _Measurement:
             for each in (trials, crossed):
                 if each is not None:
                     each.advance()
-            found.append(self._curve(component, observed, count, (trials, masked, crossed)))
+            late = time.monotonic() - self._start > _PATIENCE * self._settings.limits.seconds
+            tools = (None, None, None) if late else (trials, masked, crossed)
+            found.append(self._curve(component, observed, count, tools))
             self._progress(1)
+        _complete(found)
         return sorted(found, key=lambda each: int(each["component"]))
 
     def _crossed(
@@ -255,7 +262,7 @@ class _Measurement:
         size, blocks = len(component.atoms), component.blocks
         unit = 1 if blocks is None else len(np.unique(blocks))
         kept = atoms_kept(size, unit, wanted.keep)
-        runs = wanted.run and (not rest or wanted.recouple is not None)
+        runs = tools[0] is not None and (not rest or wanted.recouple is not None)
         tried = levels(size // unit - kept, count) if runs else []
         task = Task(size, [p.reader for p in readers], cost, blocks, kept, rank, tried)
         removal = remove(task)
@@ -272,6 +279,7 @@ class _Measurement:
             "unit": removal.unit,
             "errors": removal.errors,
             "losses": losses,
+            "tried": tools[0] is not None or not wanted.run,
         }
 
     def _tried(
@@ -353,3 +361,13 @@ def _changes(readers: Sequence[Part], weights: Sequence[Array]) -> list[Change]:
             changed[key] = part.layer, part.layer.matrices()
         changed[key][1][part.group] = weight
     return list(changed.values())
+
+
+def _complete(curves: Sequence[dict[str, Any]]) -> None:
+    """Put the local errors of curves that time did not suffice for on the scale of the others."""
+    known = [c for c in curves if c["tried"] and c["errors"][-1] > 0]
+    scales = [float(c["losses"][-1] / c["errors"][-1]) for c in known]
+    scale = float(np.median(scales)) if scales else 1.0
+    for curve in curves:
+        if not curve["tried"]:
+            curve["losses"] = curve["errors"] * scale

@@ -140,10 +140,13 @@ class Plan:
         return [curve.rounds for curve in self.curves]
 
     def _even(self, target: Target) -> Allocation:
+        forced = self._roundings() if self.choice.round_to != "auto" else []
+        quanta = forced[0] if forced else [1] * len(self.curves)
         rounds = []
-        for curve in self.curves:
-            whole = len(curve.order) // curve.unit
-            rounds.append(min(curve.rounds, round(target.value * whole)))
+        for curve, quantum in zip(self.curves, quanta, strict=True):
+            stops = _options(curve, quantum, local=True).stops
+            wanted = target.value * (len(curve.order) // curve.unit)
+            rounds.append(int(stops[np.argmin(np.abs(stops - wanted))]))
         cost = self._cost("flops")
         base = cost.total([0] * len(rounds))
         short = [
@@ -159,7 +162,9 @@ class Plan:
                 f"went than asked for of {shown}",
             )
         share = cost.total(rounds) / base if base else 1.0
-        return Allocation(self.alive(rounds), share, not short, self._loss(rounds), 1, notes)
+        return Allocation(
+            self.alive(rounds), share, not short, self._loss(rounds), max(quanta, default=1), notes
+        )
 
     def _choose(self, cost: Cost, goal: float, quanta: Sequence[int]) -> list[int]:
         options = [
