@@ -125,8 +125,13 @@ def describe(model: ir.Model, coupling: Coupling, asked: Selection | None = None
         parameters,
         tuple(rows),
         tuple(FrozenRow(row.subject, row.size, row.reason) for row in frozen),
-        () if asked is None else explain(model, coupling, asked),
+        () if asked is None else (*_unmatched(model, asked), *explain(model, coupling, asked)),
     )
+
+
+def _unmatched(model: ir.Model, asked: Selection) -> Iterator[Event]:
+    for pattern in asked.unmatched(list(model.graph)):
+        yield Event(pattern, _RULE, "matches no node")
 
 
 def explain(model: ir.Model, coupling: Coupling, asked: Selection) -> tuple[Event, ...]:
@@ -140,8 +145,7 @@ def explain(model: ir.Model, coupling: Coupling, asked: Selection) -> tuple[Even
     owner = np.full(coupling.size + 1, -1)
     for component in coupling.components:
         owner[component.atoms] = component.index
-    unmatched = asked.unmatched(list(model.graph))
-    events = [Event(pattern, _RULE, "matches no node") for pattern in unmatched]
+    events = []
     for node in model.graph:
         if node in asked and not g.is_op(node, "Constant"):
             said = [*_made(node, coupling, owner), *_read(node, coupling, owner)]

@@ -14,6 +14,7 @@ import numpy as np
 
 from converter.core.select import Selection
 from converter.coupling.couple import Units, couple
+from converter.coupling.describe import explain
 from converter.coupling.shapes import observe_shapes
 from converter.coupling.structure import Component, Coupling
 from passes.allocation.channels import Source, plan
@@ -106,6 +107,8 @@ class Removal:
         shapes = observe_shapes(model, self._context)
         before = self._couple(model, shapes)
         self._account.frozen(before.frozen)
+        if self._context.explain:
+            self._account.events += explain(model, before, Selection(self._context.explain))
         exact = find_exact(model, lambda each: self._couple(each, shapes), self._allowed)
         if exact.removed:
             shapes = self._remove_exactly(model, shapes, exact.alive)

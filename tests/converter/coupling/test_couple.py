@@ -219,7 +219,7 @@ def test_description_and_answers() -> None:
     assert any("6 indices stay: it goes with something that stays at Add_16" in w for w in said)
     (last,) = explain(model, coupling, Selection(("MatMul_19",)))[-1:]
     assert "multiplied by weights" in last.what
-    (nothing,) = explain(model, coupling, Selection(("nowhere",)))
+    (nothing,) = describe(model, coupling, Selection(("nowhere",))).answers
     assert (nothing.subject, nothing.what) == ("nowhere", "matches no node")
 
 
