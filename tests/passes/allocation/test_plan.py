@@ -9,6 +9,7 @@ from support import model_from_text, run
 from converter.core.context import Batch, Context
 from converter.coupling.couple import couple
 from converter.coupling.shapes import observe_shapes
+from passes.allocation import curves
 from passes.allocation import plan as planning
 from passes.allocation.channels import Source, plan
 from passes.allocation.plan import Choice, Target
@@ -114,6 +115,27 @@ def test_a_share_of_every_component(made):
     assert got.met
     for component in found.components:
         assert got.alive[component.atoms].sum() == len(component.atoms) // 2
+
+
+def test_a_share_of_every_component_in_multiples(made):
+    _, _, found = made
+    way = planning.Plan(found.coupling, found.components, found.curves, Choice(round_to=8))
+    got = way.at(Target("sparsity", 0.4))
+    assert got.rounded == 8
+    for component in found.components:
+        left = got.alive[component.atoms].sum()
+        if component.producers[0][0].op_type == "Conv":
+            assert left in (8, 16)
+
+
+def test_what_time_does_not_suffice_for_is_estimated(made, monkeypatch):
+    _, given, found = made
+    monkeypatch.setattr(curves, "_PATIENCE", 0.0)
+    hasty = plan(given, Choice(round_to=1))
+    assert "3 of 3 sets of channels" in hasty.notes[0]
+    for curve, other in zip(hasty.curves, found.curves, strict=True):
+        np.testing.assert_array_equal(curve.order, other.order)
+        np.testing.assert_array_equal(curve.losses, curve.errors)
 
 
 def test_the_base_may_be_another_models(made):
