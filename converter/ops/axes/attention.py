@@ -38,7 +38,7 @@ class _Heads:
 
 @dataclass(frozen=True)
 class Fused:
-    """Attention on queries, keys and values that others project.
+    """Heads go whole, with the groups of queries that share keys and values.
 
     Every tensor is (batch, sequence, heads * size) or (batch, heads, sequence, size).
 
@@ -218,7 +218,7 @@ def unite_blocks(
 
 @dataclass(frozen=True)
 class Projecting:
-    """``Attention`` and ``QAttention`` of onnxruntime: they project queries, keys and values, too.
+    """Heads go whole, with their columns of the projection; the input is summed over.
 
     Attributes:
         scales: Positions of scale and zero point of the weights, which may go by column.
@@ -269,7 +269,7 @@ class Projecting:
 
 @dataclass(frozen=True)
 class Rotary:
-    """Rotary position embedding: dimensions of a head turn in pairs; heads pass.
+    """Dimensions of a head turn in pairs and go in pairs; heads pass.
 
     Attributes:
         cos: Position of the cosines; the sines follow.

@@ -22,7 +22,7 @@ class _Letter:
 
 
 def einsum(site: Site) -> None:
-    """Unite axes with the same letter; letters that the output lacks are summed."""
+    """Axes with the same letter go together; letters that the output lacks are summed over."""
     terms = _terms(site)
     if terms is None:
         freeze_inputs(site, _UNCLEAR)

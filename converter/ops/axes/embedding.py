@@ -17,7 +17,7 @@ def gather_elements(site: Site) -> None:
 
 
 def scatter_elements(site: Site) -> None:
-    """ScatterElements: likewise; what is written has the axes of the numbers."""
+    """The axis that is written to stays, axes that are written in full pass."""
     axis = normal(site.node.attributes.get_int("axis", 0), len(site.shape(0)))
     indices, updates = _beside(site, axis, 1), site.labels(2)
     for at, (first, second) in enumerate(zip(indices, updates, strict=True)):
@@ -55,7 +55,7 @@ def gather_nd(site: Site) -> None:
 
 
 def scatter_nd(site: Site) -> None:
-    """ScatterND: likewise; what is written has the axes of the numbers, then those behind."""
+    """The axes that the numbers point into stay; those behind go with what is written."""
     data, numbers, updates = (site.labels(i) for i in range(3))
     depth, rank = site.shape(1)[-1], len(numbers) - 1
     freeze_axes(site, (*data[:depth], numbers[-1]), _LOOKED_UP)

@@ -15,7 +15,7 @@ from converter.ops.table import Entry
 
 @dataclass(frozen=True)
 class Window:
-    """A convolution whose inputs lie elsewhere than those of Conv.
+    """As Conv; scales, zero points, biases and what is added go with the channels.
 
     Attributes:
         w: Position of the weights.
@@ -77,7 +77,7 @@ _PRODUCT = Product(0, 1)
 
 
 def fused_matmul(site: Site) -> None:
-    """FusedMatMul: a product with either side perhaps transposed."""
+    """FusedMatMul: as MatMul, either side perhaps transposed."""
     if any(site.node.attributes.get_int(name, 0) for name in ("transBatchA", "transBatchB")):
         raise Unclear("the batch of a fused product is transposed")
     _PRODUCT(site)

@@ -25,12 +25,12 @@ MICROSOFT = "com.microsoft"
 
 
 def pass_on(site: Site) -> None:
-    """Give the output the labels of the first input: it changes numbers one by one."""
+    """All axes pass."""
     site.put(site.labels(0))
 
 
 def affine(site: Site) -> None:
-    """QuantizeLinear and DequantizeLinear: per tensor, per axis, or in blocks along an axis."""
+    """Scales and zero points go with their axis; a block with one scale goes as a whole."""
     labels, shape = site.labels(0), site.shape(0)
     block = site.node.attributes.get_int("block_size", 0)
     for position in (1, 2):
@@ -76,7 +76,7 @@ def vectors(site: Site, places: tuple[int, ...], labels: Labels, size: int) -> L
 
 @dataclass(frozen=True)
 class Product:
-    """A product of integer matrices, (..., rows, inner) times (..., inner, columns).
+    """As MatMul; scales and zero points go with rows and columns.
 
     Attributes:
         a: Position of the left matrix.
@@ -131,7 +131,7 @@ class Product:
 
 @dataclass(frozen=True)
 class Pair:
-    """Two quantized tensors combined by number, each with its scale and zero point.
+    """Both tensors go together, as broadcasting aligns them.
 
     Attributes:
         a: Position of the first.
@@ -151,7 +151,7 @@ class Pair:
 
 
 def concat(site: Site) -> None:
-    """QLinearConcat: scale and zero point of the output, then triples of tensor, scale and zero."""
+    """As Concat, of triples of tensor, scale and zero point."""
     parts = [i for i in positions(site) if i >= 2 and (i - 2) % 3 == 0]
     rank = len(site.shape(parts[0]))
     axis = normal(site.node.attributes.get_int("axis", 0), rank)
@@ -191,7 +191,7 @@ def softmax(site: Site) -> None:
 
 
 def reduce_mean(site: Site) -> None:
-    """QLinearReduceMean: places go, the averaged axes stay as they are."""
+    """QLinearReduceMean: the averaged axes stay, others pass."""
     labels = site.labels(0)
     rank = len(labels)
     axes = [normal(axis, rank) for axis in site.node.attributes.get_ints("axes", range(rank))]

@@ -23,7 +23,7 @@ _X, _W, _R, _BIAS, _LENGTHS, _STATE_H, _STATE_C, _PEEPHOLES = range(8)
 
 @dataclass(frozen=True)
 class Recurrent:
-    """One recurrent layer.
+    """Hidden units go, over all gates and both directions; the input is summed over.
 
     Attributes:
         gates: Blocks of W and R: 4 of LSTM, 3 of GRU, 1 of RNN.
