@@ -178,13 +178,21 @@ def _home(node: ir.Node, outputs: int) -> Home | str | None:
         value = node.inputs[2] if len(node.inputs) > 2 else None
         if value is None:
             return Home(node, 2, None)
-        array = g.constant_array(value)
-        return _vector(node, 2, array, outputs) or "its bias is not constant, or no vector"
+        return _vector(node, 2, _fixed(value), outputs) or "its bias is not constant, or no vector"
     user = only_user(node.outputs[0])
     if user is None or not g.is_op(user, "Add"):
         return None
     position = 1 if user.inputs[0] is node.outputs[0] else 0
     return _vector(user, position, g.constant_array(user.inputs[position]), outputs)
+
+
+def _fixed(value: ir.Value | None) -> Array | None:
+    """Return a constant; exporters put Identity before one that several layers share."""
+    maker = None if value is None else value.producer()
+    while maker is not None and g.is_op(maker, "Identity"):
+        value = maker.inputs[0]
+        maker = None if value is None else value.producer()
+    return g.constant_array(value)
 
 
 def _vector(node: ir.Node, position: int, array: Array | None, outputs: int) -> Home | None:
@@ -196,7 +204,7 @@ def _vector(node: ir.Node, position: int, array: Array | None, outputs: int) -> 
 def _bias(home: Home | None, outputs: int) -> Array:
     if home is None or home.shape is None:
         return np.zeros(outputs)
-    array = g.constant_array(home.node.inputs[home.position])
+    array = _fixed(home.node.inputs[home.position])
     assert array is not None
     return array.astype(np.float64).reshape(-1)
 
@@ -223,9 +231,11 @@ def install(model: ir.Model, node: ir.Node, position: int, array: Array, name: s
 
 
 def _tidy(value: ir.Value | None) -> None:
-    """Remove the Constant node of a value that nobody reads any more."""
-    node = None if value is None else value.producer()
-    if value is None or not g.is_op(node, "Constant") or node is None or node.graph is None:
-        return
-    if not tuple(value.uses()) and not value.is_graph_output():
+    """Remove what made a constant that nobody reads any more."""
+    while value is not None and not tuple(value.uses()) and not value.is_graph_output():
+        node = value.producer()
+        if node is None or node.graph is None or not g.is_op(node, "Constant", "Identity"):
+            return
+        before = node.inputs[0] if node.inputs else None
         node.graph.remove(node, safe=True)
+        value = before

@@ -249,3 +249,30 @@ def test_a_layer_without_bias_gets_one() -> None:
     node = next(n for n in student.graph if n.outputs[0].name == "c")
     assert len(node.inputs) == 3
     support.run(student, smooth(1)[0].inputs)
+
+
+def test_a_bias_behind_identity_is_replaced_alone() -> None:
+    """Exporters keep one copy of equal constants and put Identity before it."""
+    teacher = support.model_from_text(
+        """net (float[N,3,8,8] x) => (float[N,6,8,8] y) {
+            shared = Identity (b)
+            c = Conv <pads = [1, 1, 1, 1]> (x, w1, b)
+            r = Relu (c)
+            y = Conv <pads = [1, 1, 1, 1]> (r, w2, shared)
+        }""",
+        w1=weights(6, 3, 3, 3),
+        b=weights(6, 1)[:, 0],
+        w2=weights(6, 6, 3, 3),
+    )
+    student = teacher.clone()
+    value = student.graph.initializers["w1"]
+    array = np.array(value.const_value.numpy())  # type: ignore[union-attr]
+    array[::2] *= np.float32(0.5)
+    g.set_constant(value, array)
+    batches = smooth(32, shape=(3, 8, 8))
+    repair = reconstruct(teacher, student, {}, batches, RunSettings())
+    assert repair.modified
+    assert repair.after < 0.01 * repair.before
+    support.run(student, batches[0].inputs)
+    last = next(n for n in student.graph if n.outputs[0].name == "y")
+    assert last.inputs[2] is not student.graph.initializers["b"]
