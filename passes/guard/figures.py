@@ -7,14 +7,22 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
-from converter.measure.accuracy import ScoreMeter, Scores
+import numpy as np
+
+from converter.measure.accuracy import ScoreMeter, Scores, as_scores
 from converter.measure.difference import DifferenceMeter
 
 if TYPE_CHECKING:
     from converter.core.context import Batch, Bound
 
+Array = np.ndarray[Any, Any]
 GROUPS = 8
 """Parts of the samples whose spread gives the standard error of sums over outputs."""
+_MOST_ROWS = 512
+"""Rows up to which leads are compared; of more, counting is as good."""
+_SHARPER = 0.75
+"""Margin of an estimate from leads over that of a count; 0.53 was measured."""
+_FLOOR = 1e-12
 _NO_SCORES = ("embed", "feature", "latent", "hidden", "state", "cache", "box")
 _SUMS = ("signal", "other", "product", "noise", "elements", "unequal")
 
@@ -39,6 +47,7 @@ class Evidence:
     """Differences between two models, gathered batch by batch in constant memory."""
 
     scores: dict[str, ScoreMeter] = field(default_factory=dict)
+    margins: dict[str, list[Array]] = field(default_factory=dict)
     groups: list[dict[str, DifferenceMeter]] = field(default_factory=list)
     batches: int = 0
     samples: int = 0
@@ -58,6 +67,8 @@ class Evidence:
             if named or getattr(old, "shape", None) in shapes:
                 scores.possible = False
             scores.update(old, actual[name], batch.targets, batch.samples)
+            if scores.possible and scores.rows <= _MOST_ROWS:
+                self.margins.setdefault(name, []).append(_margins(old, actual[name]))
         self.batches += 1
         self.samples += batch.samples
 
@@ -70,6 +81,22 @@ class Evidence:
     def found_scores(self) -> list[Scores]:
         """Return the outputs that hold class scores."""
         return [found for meter in self.scores.values() if (found := meter.result()) is not None]
+
+    def likely_agreement(self, output: str) -> float:
+        """Estimate the share of rows with the same best class, of many rows like these.
+
+        The lead of each row's best class over the next, times the slope of new over old leads, is
+        held against what is left of the new lead in every row: n rows give n * n comparisons. Of
+        a ResNet-20 with 5 % other classes, 32 images tell the share within 2.1 points so, and
+        within 3.9 by counting.
+        """
+        old, new = np.concatenate(self.margins[output], axis=1)
+        power = float(old @ old)
+        expected = max(0.0, float(old @ new) / power) * old if power else old
+        rest = new - expected
+        if not rest.any():
+            return 1.0
+        return float(np.mean(expected[:, None] + rest[None, :] > 0))
 
     def outputs(self, without: int = -1) -> Iterable[DifferenceMeter]:
         """Yield one meter per output over all groups, or all but one."""
@@ -120,9 +147,29 @@ def _agreement(evidence: Evidence, bound: Bound, margin: float) -> Figure | None
     share, rows = worst.agreement, worst.samples
     wanted = 1.0 - bound.value if bound.metric == "flips" else bound.value
     cautious = _least(share, rows, margin, wanted)
+    if margin and rows <= _MOST_ROWS:
+        likely = evidence.likely_agreement(worst.output)
+        cautious = min(share, likely - _SHARPER * margin * math.sqrt(likely * (1 - likely) / rows))
     if bound.metric == "flips":
         return Figure(1.0 - share, 1.0 - cautious, _share_of(1.0 - cautious, bound.value))
     return Figure(share, cautious, _share_of(1.0 - cautious, 1.0 - bound.value))
+
+
+def _margins(old: Array, new: Array) -> Array:
+    """Return the lead of each row's best class over the next, before and after: (2, rows)."""
+    first, second = (_logarithms(as_scores(scores)) for scores in (old, new))
+    order = np.argsort(-first, axis=1, kind="stable")[:, :2]
+    leads = [np.take_along_axis(scores, order, axis=1) for scores in (first, second)]
+    return np.stack([pair[:, 0] - pair[:, 1] for pair in leads])
+
+
+def _logarithms(scores: Array | None) -> Array:
+    """Return logits; probabilities, which are bounded, as their logarithms."""
+    assert scores is not None
+    wide = scores.astype(np.float64)
+    if (wide >= 0).all() and np.allclose(wide.sum(axis=1), 1.0, atol=1e-3):
+        wide = np.log(np.maximum(wide, _FLOOR))
+    return wide
 
 
 def _least(share: float, rows: int, margin: float, wanted: float) -> float:
