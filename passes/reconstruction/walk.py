@@ -28,6 +28,7 @@ from passes.reconstruction.linear import Linear, install, linear_of
 from passes.reconstruction.order import advanced, rearrange
 from passes.reconstruction.pairs import Pair, pairs_of
 from passes.reconstruction.recurrent import Recurrent, fit_recurrent, recurrent_of
+from passes.reconstruction.repair import UNDONE, Fitted, Repair, notes_of
 from passes.reconstruction.tail import Tail, tail_of
 from passes.reconstruction.targets import Kept, Side, gather
 from passes.tuning.distance import Distances
@@ -49,52 +50,6 @@ _MOST_NUMBERS = 48_000_000
 
 
 _MOST_SECONDS = 3_600.0
-_UNDONE = "undone, because the outputs got worse"
-
-
-@dataclass(frozen=True)
-class Fitted:
-    """What became of one layer.
-
-    Attributes:
-        name: For people.
-        before: Power of the error behind the layer as a share of the output's variance.
-        after: The same with the new weights; equal when they were not taken.
-        what: What was done, or why nothing was.
-    """
-
-    name: str
-    before: float
-    after: float
-    what: str
-
-    @property
-    def gained(self) -> bool:
-        """Tell whether the new weights are better."""
-        return self.after < self.before
-
-
-@dataclass(frozen=True)
-class Repair:
-    """What a recovery did.
-
-    Attributes:
-        modified: The model was changed.
-        layers: In the order of the graph.
-        skipped: Layers that were left alone.
-        before: Damage of the outputs on samples that were not fitted on, without recovery.
-        after: The same with it.
-        measure: What the damage is.
-        notes: Sentences for the report.
-    """
-
-    modified: bool
-    layers: tuple[Fitted, ...] = ()
-    skipped: tuple[Skip, ...] = ()
-    before: float = 0.0
-    after: float = 0.0
-    measure: str = ""
-    notes: tuple[str, ...] = ()
 
 
 def reconstruct(  # noqa: PLR0913 - two models, the data and how
@@ -166,11 +121,11 @@ def _taken(
     taken = after <= before and np.isfinite(after)
     edits = found["edits"] if taken else []
     if not taken:
-        layers = tuple(replace(layer, after=layer.before, what=_UNDONE) for layer in layers)
+        layers = tuple(replace(layer, after=layer.before, what=UNDONE) for layer in layers)
     for index, behind, position, array, name in edits:
         node = pairs[index].student
         install(student, _behind(node) if behind else node, position, array, name)
-    notes = _notes(layers, found, taken=bool(taken))
+    notes = notes_of(layers, found, taken=bool(taken))
     return Repair(bool(edits), layers, tuple(skipped), before, after, measure, notes)
 
 
@@ -179,19 +134,6 @@ def _behind(node: ir.Node) -> ir.Node:
     assert isinstance(layer, Linear)
     assert layer.home is not None
     return layer.home.node
-
-
-def _notes(layers: Sequence[Fitted], found: Mapping[str, Any], *, taken: bool) -> tuple[str, ...]:
-    solved = [layer for layer in layers if layer.gained]
-    figures = f"{found['measure']} {found['before']:.4g} before, {found['after']:.4g} after"
-    on = f"on {found['held']} samples" + (
-        " that were not fitted on" if found["apart"] else ": too few to hold some out"
-    )
-    if not taken:
-        return (f"recovery was undone, it makes the outputs worse: {figures}, {on}",)
-    if not solved:
-        return ("no layer gained by a fit",)
-    return (f"fitted {len(solved)} of {len(layers)} layers: {figures}, {on}",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -315,7 +257,8 @@ class _Walk:
             self.skipped.append([pair.name, rows])
             return
         found = fit(sides[0].layer, sides[0].tail, rows, self.task.recipe)
-        self.layers.append([pair.name, found.before, found.after, found.what])
+        few = len(rows.inputs) < 2 * (layer.depth + 1) and found.before > found.after
+        self.layers.append([pair.name, found.before, found.after, found.what, few])
         if found.weight is not None:
             self._take(index, layer, found.weight, found.bias)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from converter.coupling.structure import Coupling, Freeze
     from passes.coupling.certificate import Certified
-    from passes.reconstruction.walk import Repair
+    from passes.reconstruction.repair import Repair
 
 
 @dataclass(eq=False)

@@ -14,7 +14,8 @@ from converter.core import graph as g
 from converter.core.context import Batch, RunSettings
 from converter.core.select import Selection
 from passes.reconstruction.fit import Recipe
-from passes.reconstruction.walk import Repair, reconstruct
+from passes.reconstruction.repair import Repair
+from passes.reconstruction.walk import reconstruct
 
 RNG = np.random.default_rng(11)
 
@@ -191,6 +192,16 @@ def test_few_samples_do_no_harm() -> None:
         assert ("too few to hold some out" in repair.notes[0]) == (count < 8)
 
 
+def test_layers_with_few_rows_are_named() -> None:
+    teacher = transformer_block()
+    student = teacher.clone()
+    value = student.graph.initializers["w2"]
+    g.set_constant(value, value.const_value.numpy() * np.float32(0.7))  # type: ignore[union-attr]
+    batches = [Batch({"x": b.inputs["x"][0, :, :1]}) for b in smooth(24, shape=(1, 7, 8))]
+    repair = reconstruct(teacher, student, {}, batches, RunSettings())
+    assert "more samples would help" in repair.notes[1]
+
+
 def test_samples_that_are_no_numbers_change_nothing() -> None:
     teacher = residual()
     student, kept = without_middle(teacher, [0, 2, 3, 5, 6, 8, 9])
@@ -201,7 +212,7 @@ def test_samples_that_are_no_numbers_change_nothing() -> None:
 
 def transformer_block() -> ir.Model:
     return support.model_from_text(
-        """block (float[N,7,8] x) => (float[N,7,8] y) {
+        """block (float[N,T,8] x) => (float[N,T,8] y) {
             n = LayerNormalization (x, scale)
             h = MatMul (n, w1)
             hb = Add (b1, h)
