@@ -170,6 +170,8 @@ def parts(
     inverses: dict[tuple[Key, int, bool], Array] = {}
     seen: set[tuple[ir.Node, int]] = set()
     for sink in component.sinks:
+        if sink.kind == "heads":  # nothing is summed there
+            continue
         layer = layer_of(sink)
         if layer is None or layer.key not in grams or not _affordable(component, layer):
             rest.append(sink)
@@ -264,6 +266,8 @@ def _wanted(
     others: dict[ir.Node, list[tuple[ir.Value, int]]] = {}
     for component in components:
         for sink in component.sinks:
+            if sink.kind == "heads":
+                continue
             layer = layer_of(sink)
             if layer is not None:
                 layers.setdefault(sink.node, []).append(layer)
