@@ -16,11 +16,12 @@ Array = np.ndarray[Any, Any]
 _AHEAD = (16, 8, 4, 2)
 _STEPS = 128
 _BINS = 4096
-_TRIES = 24
+_TRIES = 14
 _DP_LEVELS = 32
-_SWEEPS = 3
+_SWEEPS = 2
 _WORTH = 1e-4
-_MOST_EXCHANGED = 48
+_MOST_EXCHANGED = 640  # stops in all: exchanges take time with their square
+_MOST_STOPS = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,7 +107,7 @@ def give_back(
 def best(options: Sequence[Options], cost: Cost, goal: float) -> list[int]:
     """Return the better of greedy steps and dynamic programming, mended by exchanges."""
     found = [greedy(options, cost, goal), knapsack(options, cost, goal)]
-    if len(options) <= _MOST_EXCHANGED:
+    if sum(len(o.stops) for o in options) <= _MOST_EXCHANGED:
         found = [exchange(options, cost, goal, at) for at in found]
     return min(found, key=lambda at: (not _meets(options, cost, goal, at), _loss(options, at)))
 
@@ -235,6 +236,15 @@ def _extend(losses: Array, gain: int, into: tuple[Array, Array, Array], pick: in
         k = int(np.argmin(tail))
         if tail[k] < found[bins]:
             found[bins], chosen[bins], origin[bins] = tail[k], pick, bins + 1 - gain + k
+
+
+def thinned(options: Options) -> Options:
+    """Return fewer stops, evenly spread, where a component has very many."""
+    count = len(options.stops)
+    if count <= _MOST_STOPS:
+        return options
+    picks = np.unique(np.linspace(0, count - 1, _MOST_STOPS).round().astype(np.int64))
+    return Options(options.stops[picks], options.losses[picks], options.marginals[picks])
 
 
 def _thinned(options: Options) -> Array:
