@@ -54,9 +54,9 @@ class Account:
         if repair.layers:
             self.counts["layers_fitted"] = float(sum(f.after < f.before for f in repair.layers))
 
-    def sizes(self, before: Coupling, after: Coupling) -> None:
-        """Say what was gained."""
-        macs = before.macs(), after.macs()
+    def sizes(self, before: Coupling, after: Coupling, samples: int) -> None:
+        """Say what was gained; the couplings are of a run of so many samples."""
+        macs = before.macs() // samples, after.macs() // samples
         weights = before.parameters(), after.parameters()
         self.counts["macs_removed"] = float(macs[0] - macs[1])
         self.counts["weights_removed"] = float(weights[0] - weights[1])

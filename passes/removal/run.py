@@ -29,7 +29,8 @@ from passes.inline import Inline
 from passes.reconstruction.fit import Method, Recipe
 from passes.reconstruction.walk import reconstruct
 from passes.removal.account import Account
-from passes.removal.samples import samples_for
+from passes.removal.mirrored import with_copies
+from passes.removal.samples import per_run, samples_for
 from passes.simplify import Simplify
 
 if TYPE_CHECKING:
@@ -94,6 +95,7 @@ class Removal:
         self._order = order
         self._context = context
         self._account = account
+        self._macs = 0.0
 
     def run(self, model: ir.Model) -> ir.Model | None:
         """Return the model without what was removed, or None when nothing can be removed.
@@ -118,7 +120,8 @@ class Removal:
         if student is None and not exact.removed:
             return None
         result = student or model
-        self._account.sizes(before, self._couple(result, observe_shapes(result, self._context)))
+        after = self._couple(result, observe_shapes(result, self._context))
+        self._account.sizes(before, after, per_run(self._context))
         return result
 
     def _prepare(self, model: ir.Model) -> None:
@@ -161,7 +164,8 @@ class Removal:
                 f"there is, and what is frozen why"
             )
             return None
-        samples, note = samples_for(self._given, self._context, coupling.macs())
+        self._macs = coupling.macs() / per_run(self._context)
+        samples, note = samples_for(self._given, self._context, self._macs)
         self._account.notes.append(note)
         target = self._order.target
         if target is None:
@@ -204,6 +208,8 @@ class Removal:
         recover = self._order.recover
         if recover != "none":
             method: Method = recover
+            if method == "least_squares":
+                samples = with_copies(samples, self._macs)
             repair = reconstruct(
                 model,
                 student,

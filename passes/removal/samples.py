@@ -24,13 +24,13 @@ _BATCH = 16
 _ENOUGH = 64
 
 
-def samples_for(model: ir.Model, context: Context, macs: int) -> tuple[Sequence[Batch], str]:
+def samples_for(model: ir.Model, context: Context, macs: float) -> tuple[Sequence[Batch], str]:
     """Return samples and a sentence about them.
 
     Args:
         model: Whose inputs they fit.
         context: Holds the user's samples, or none.
-        macs: Multiply-accumulates of one run, to choose how many are made up.
+        macs: Multiply-accumulates of one sample, to choose how many are made up.
     """
     if context.dataset is None:
         count = int(min(MOST, max(_LEAST_MADE, _MADE_WORK / max(1, macs))))
@@ -45,3 +45,9 @@ def samples_for(model: ir.Model, context: Context, macs: int) -> tuple[Sequence[
     if used < _ENOUGH:
         said += ", which is few: 64 to 512 unlabelled ones keep more of the accuracy"
     return batches, said
+
+
+def per_run(context: Context) -> int:
+    """Return how many samples the run has whose sizes were observed: the first batch."""
+    first = None if context.dataset is None else next(iter(context.dataset), None)
+    return 1 if first is None else max(1, first.samples)
