@@ -18,12 +18,16 @@ class Edit:
 
     Args:
         model: Changed in place.
+
+    Attributes:
+        vectors: Sizes that were written, by what they were made of.
     """
 
     def __init__(self, model: ir.Model) -> None:
         self.model = model
         self.graph = model.graph
         self.opset = g.opset(model)
+        self.vectors: dict[tuple[ir.Value, tuple[object, ...], str], ir.Value] = {}
         self._names: g.Names | None = None
 
     def name(self, base: str) -> str:

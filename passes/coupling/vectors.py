@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from converter.core import graph as g
 from passes.coupling.edit import Edit
 
 if TYPE_CHECKING:
@@ -52,11 +53,49 @@ def write(edit: Edit, node: ir.Node, position: int, entries: Sequence[Entry]) ->
         edit.replace(node, position, np.array(numbers, dtype))
         return
     assert value is not None
-    parts = []
-    for _, group in groupby(entries, key=_kind):
-        parts.append(_part(edit, node, value, list(group), dtype))
-    joined = parts[0] if len(parts) == 1 else edit.before(node, "Concat", parts, {"axis": 0})
-    edit.connect(node, position, joined)
+    key = value, tuple(entries), dtype.str
+    if key not in edit.vectors:  # nodes are rewritten in order: what was made comes before
+        parts = _pieces(edit, node, value, entries, dtype) or [
+            _part(edit, node, value, list(group), dtype) for _, group in groupby(entries, key=_kind)
+        ]
+        single = len(parts) == 1
+        edit.vectors[key] = parts[0] if single else edit.before(node, "Concat", parts, {"axis": 0})
+    edit.connect(node, position, edit.vectors[key])
+    producer, unused = value.producer(), not value.uses() and not value.is_graph_output()
+    if producer is not None and unused and g.is_op(producer, "Concat"):
+        edit.graph.remove(producer, safe=True)
+
+
+def _pieces(
+    edit: Edit, node: ir.Node, value: ir.Value, entries: Sequence[Entry], dtype: np.dtype[Any]
+) -> list[ir.Value]:
+    """Return what a Concat of single elements puts together, with numbers where entries are some.
+
+    Returns:
+        An empty list where the vector is something else, or elements must be scaled.
+    """
+    producer = value.producer()
+    if producer is None or not g.is_op(producer, "Concat") or len(producer.inputs) != len(entries):
+        return []
+    given = [each for each in producer.inputs if each is not None and _is_single(each)]
+    plain = all(entry == Old(i) for i, entry in enumerate(entries) if isinstance(entry, Old))
+    if len(given) != len(entries) or not plain:
+        return []
+    base = f"{node.name or node.op_type}_sizes"
+    return [
+        old if isinstance(entry, Old) else edit.constant(base, np.array([entry], dtype))
+        for old, entry in zip(given, entries, strict=True)
+    ]
+
+
+def _is_single(value: ir.Value) -> bool:
+    """Tell whether a vector certainly has one element."""
+    tensor = g.constant(value)
+    if tensor is not None:
+        return tuple(tensor.shape.numpy()) == (1,)
+    if g.is_op(value.producer(), "Unsqueeze"):  # Concat takes vectors, so of a single number
+        return True
+    return value.shape is not None and tuple(value.shape) == (1,)
 
 
 def _kind(entry: Entry) -> tuple[int, int]:

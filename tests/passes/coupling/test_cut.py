@@ -191,6 +191,42 @@ def test_computed_targets_follow_by_themselves_or_are_written() -> None:
     assert array_of(find(model, "Reshape"), 1) == [0, 3, 6, 6]
 
 
+def test_targets_that_are_put_together_stay_so_and_are_written_once() -> None:
+    model = model_from_text(
+        """
+        <ir_version: 8, opset_import: ["": 17]>
+        agraph (float[n,t,4] x, int64[n,t] ids) => (float[n,t,3] y)
+        <float[4,6] w, float[6,3] v, int64[1] heads = {3}, int64[1] each = {2},
+         int64[1] one = {1}, int64 axis = {0}, int64 second = {1}, int64[1] zero = {0}>
+        {
+            h = MatMul (x, w)
+            sizes = Shape (ids)
+            a = Gather (sizes, axis)
+            n = Unsqueeze (a, zero)
+            b = Gather (sizes, second)
+            t = Unsqueeze (b, zero)
+            target = Concat <axis = 0> (n, t, heads, each)
+            q = Reshape (h, target)
+            k = Relu (h)
+            r = Reshape (k, target)
+            s = Add (q, r)
+            whole = Constant <value = int64[3] {0, 0, -1}> ()
+            f = Reshape (s, whole)
+            y = MatMul (f, v)
+        }
+        """,
+        w=draw(4, 6),
+        v=draw(6, 3),
+    )
+    feed = {"x": draw(2, 5, 4), "ids": np.zeros((2, 5), np.int64)}
+    cut_at(model, 0, [2, 3], feed)
+    kinds = [node.op_type for node in model.graph]
+    assert kinds.count("Gather") == 2
+    assert kinds.count("Concat") == 1
+    targets = {node.inputs[1] for node in model.graph if node.op_type == "Reshape"}
+    assert len(targets) == 2
+
+
 def test_a_size_that_is_a_number_stays_what_it_was() -> None:
     body = "z = Shape(h) s = Gather(z, k1) f = Cast<to=1>(s) q = Sqrt(f) e = Relu(h) r = Div(e, q)"
     model = model_from_text(
