@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from converter.core.context import Batch
 from passes.allocation.trial import Change, Trials, divisible, rows_count_samples, spread
-from passes.importance.obs import Removal, Task, remove
+from passes.importance.obs import Task, refit
 from passes.importance.observe import Observed, Part, observe, parts
 
 if TYPE_CHECKING:
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from converter.core.context import RunSettings
     from converter.coupling.structure import Component, Coupling
 
-Changes = Callable[[Sequence[Part], Removal, int], list[Change]]
+Array = np.ndarray[Any, Any]
+Changes = Callable[[Sequence[Part], Sequence[Array]], list[Change]]
 
 
 class Crossed:
@@ -76,15 +77,17 @@ class Crossed:
         Args:
             component: One of the components.
             task: Its removal; the order follows from its ranks.
-            changes: Makes of readers, a removal and rounds what the model is to be run with.
+            changes: Makes of readers and their weights what the model is to be run with.
         """
         assert task.rank is not None
         found: dict[int, float] = dict.fromkeys(task.snapshots, 0.0)
         for observed, trials in zip(self._observed, self._trials, strict=True):
-            readers, _ = parts(component, self._coupling, observed.grams, compensate=True)
-            removal = remove(replace(task, readers=[part.reader for part in readers]))
-            for rounds in removal.weights:
-                found[rounds] += trials.loss(changes(readers, removal, rounds)) / 2
+            readers, _ = parts(
+                component, self._coupling, observed.grams, compensate=True, inverted=False
+            )
+            weights = refit(replace(task, readers=[part.reader for part in readers]))
+            for rounds, each in weights.items():
+                found[rounds] += trials.loss(changes(readers, each)) / 2
         return found
 
 

@@ -269,7 +269,7 @@ class _Measurement:
         losses = removal.errors
         if tried:
             if short and tools[2] is not None and not rest and rank is not None:
-                found = tools[2].losses(component, task, _changed)
+                found = tools[2].losses(component, task, _changes)
             else:
                 found = self._tried(component, removal, readers, tools[:2], exact=not rest)
             losses = interpolated(removal.errors, found)
@@ -346,10 +346,6 @@ def _short(component: Component, observed: Observed) -> bool:
 
 def _samples(batches: Sequence[Batch]) -> int:
     return sum(batch.samples for batch in batches)
-
-
-def _changed(readers: Sequence[Part], removal: Removal, rounds: int) -> list[Change]:
-    return _changes(readers, removal.weights[rounds])
 
 
 def _changes(readers: Sequence[Part], weights: Sequence[Array]) -> list[Change]:

@@ -38,6 +38,7 @@ class Reader:
         power: What an error is measured against: the variance of its outputs, summed up.
         compensate: Columns that stay take over; else they are left as they are.
         inverse: Of the damped Gram matrix; computed when None.
+        ridge: The damping, relative to the mean of the diagonal.
     """
 
     gram: Array
@@ -46,6 +47,7 @@ class Reader:
     power: float
     compensate: bool = True
     inverse: Array | None = None
+    ridge: float = DAMPING
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +120,40 @@ def remove(task: Task) -> Removal:
     return Removal(np.concatenate(order), queue.unit, np.asarray(errors), weights)
 
 
+def refit(task: Task) -> dict[int, list[Array]]:
+    """Return the weights that :func:`remove` finds at the wanted rounds of a given order.
+
+    Each wanted round is one solution of the normal equations: with few of them that is a small
+    part of the work of going there atom by atom.
+
+    Args:
+        task: With a rank.
+
+    Returns:
+        By wanted round: the weight of every reader, float32 (outputs, K), with zeros for what went.
+    """
+    assert task.rank is not None
+    queue = _Queue(task)
+    order = queue.pick(np.zeros(task.size), queue.rounds - task.keep)
+    return {
+        done: [_refitted(reader, order[:done].ravel()) for reader in task.readers]
+        for done in task.snapshots
+    }
+
+
+def _refitted(reader: Reader, atoms: Array) -> Array:
+    gone = np.isin(reader.owner, atoms)
+    found = np.where(gone, 0.0, reader.weight)
+    left = np.flatnonzero(~gone)
+    if reader.compensate and gone.any() and len(left):
+        damping = _damping(reader.gram, reader.ridge)
+        square = reader.gram[np.ix_(left, left)]
+        square[np.diag_indices_from(square)] += damping
+        across = reader.weight[:, gone] @ reader.gram[np.ix_(np.flatnonzero(gone), left)]
+        found[:, left] += np.linalg.solve(square, across.T).T
+    return found.astype(np.float32)
+
+
 def relative_power(gram: Array, weight: Array, *, bias: bool) -> float:
     """Return the variance of a layer's outputs, summed over outputs.
 
@@ -133,10 +169,14 @@ def relative_power(gram: Array, weight: Array, *, bias: bool) -> float:
 def invert(gram: Array, ridge: float) -> Array:
     """Return the inverse of a Gram matrix with ``ridge`` times its mean diagonal added."""
     damped = gram.copy()
-    mean = float(np.trace(gram)) / max(1, len(gram))
-    damped[np.diag_indices_from(damped)] += ridge * mean if mean > 0 else 1.0
+    damped[np.diag_indices_from(damped)] += _damping(gram, ridge)
     inverse = np.linalg.inv(damped)
     return np.asarray((inverse + inverse.T) * 0.5)
+
+
+def _damping(gram: Array, ridge: float) -> float:
+    mean = float(np.trace(gram)) / max(1, len(gram))
+    return ridge * mean if mean > 0 else 1.0
 
 
 def ridge_for(rows: int, columns: int) -> float:
@@ -193,8 +233,9 @@ class _State:
         self._compensate = reader.compensate
         if reader.compensate:
             inverse = reader.inverse
-            ridge = DAMPING
-            self._matrix = (invert(reader.gram, ridge) if inverse is None else inverse).copy()
+            self._matrix = (
+                inverse.copy() if inverse is not None else invert(reader.gram, reader.ridge)
+            )
         self._scale = 1.0 / max(reader.power, 1e-30)
         self._where = np.arange(self._columns)  # of what is left, in the original
         self._alive = np.ones(self._columns, bool)

@@ -152,7 +152,12 @@ class Part:
 
 
 def parts(
-    component: Component, coupling: Coupling, grams: Grams, *, compensate: bool, weigh: float = 1.0
+    component: Component,
+    coupling: Coupling,
+    grams: Grams,
+    *,
+    compensate: bool,
+    inverted: bool = True,
 ) -> tuple[list[Part], list[Sink]]:
     """Return the readers of a component that can be re-fitted, and the sinks that cannot.
 
@@ -161,13 +166,13 @@ def parts(
         coupling: Its model's.
         grams: What was seen.
         compensate: See :class:`passes.importance.obs.Reader`.
-        weigh: Factor of the damping.
+        inverted: Also compute the inverses.
     """
     found: list[Part] = []
     rest: list[Sink] = []
     local = np.full(coupling.size + 1, -1)
     local[component.atoms] = np.arange(len(component.atoms))
-    inverses: dict[tuple[Key, int, bool], Array] = {}
+    inverses: dict[tuple[Key, int, bool], Array] | None = {} if compensate and inverted else None
     seen: set[tuple[ir.Node, int]] = set()
     for sink in component.sinks:
         if sink.kind == "heads":  # nothing is summed there
@@ -182,7 +187,7 @@ def parts(
         owners = layer.owners(coupling)
         if owners is not None:
             moments = grams.read(layer.key)
-            found += _parts(layer, moments, local[owners], inverses, compensate, weigh)
+            found += _parts(layer, moments, local[owners], inverses, compensate)
     return found, rest
 
 
@@ -190,15 +195,14 @@ def _parts(
     layer: Layer,
     moments: Moments,
     owners: Array,
-    inverses: dict[tuple[Key, int, bool], Array],
+    inverses: dict[tuple[Key, int, bool], Array] | None,
     compensate: bool,  # noqa: FBT001
-    weigh: float,
 ) -> list[Part]:
     matrices = layer.matrices()
     biased = layer.bias is not None
     columns = matrices.shape[2]
     found = []
-    ridge = min(1.0, weigh * ridge_for(moments.rows, columns))
+    ridge = ridge_for(moments.rows, columns)
     powers = [
         relative_power(moments.products[k][:columns, :columns], matrices[k], bias=biased)
         for k in range(len(matrices))
@@ -210,12 +214,12 @@ def _parts(
             continue
         gram = moments.products[k][:columns, :columns]
         inverse = None
-        if compensate:
+        if inverses is not None:
             key = (layer.key, k, biased)
             if key not in inverses:
                 inverses[key] = invert(gram, ridge)
             inverse = inverses[key]
-        reader = Reader(gram, weight, owner, total, compensate, inverse)
+        reader = Reader(gram, weight, owner, total, compensate, inverse, ridge)
         found.append(Part(layer, k, reader))
     return found
 

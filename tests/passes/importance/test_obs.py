@@ -5,7 +5,15 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from passes.importance.obs import Reader, Task, invert, relative_power, remove, ridge_for
+from passes.importance.obs import (
+    Reader,
+    Task,
+    invert,
+    refit,
+    relative_power,
+    remove,
+    ridge_for,
+)
 
 
 def rows(count, columns, seed=0):
@@ -24,7 +32,7 @@ def reader(seed=0, *, atoms=6, width=2, outputs=5, compensate=True):
     return Reader(gram, weight, owner, power, compensate), x
 
 
-def refit(one, gone, ridge=1e-3):
+def solved(one, gone, ridge=1e-3):
     """Return the best weight without some atoms, and the damped error."""
     damped = one.gram + ridge * np.trace(one.gram) / len(one.gram) * np.eye(len(one.gram))
     stays = ~np.isin(one.owner, gone)
@@ -49,12 +57,12 @@ def test_every_step_is_the_cheapest_and_its_error_that_of_a_new_fit():
     found = remove(task([one], snapshots=(1, 2, 3)))
     gone = []
     for step in range(5):
-        costs = {a: refit(one, [*gone, a])[1] for a in range(6) if a not in gone}
+        costs = {a: solved(one, [*gone, a])[1] for a in range(6) if a not in gone}
         gone.append(min(costs, key=costs.get))
         assert list(found.order[: step + 1]) == gone
         assert found.errors[step + 1] == pytest.approx(costs[gone[-1]], rel=1e-6)
     for step in (1, 2, 3):
-        expected, _ = refit(one, found.order[:step])
+        expected, _ = solved(one, found.order[:step])
         np.testing.assert_allclose(found.weights[step][0], expected, rtol=1e-4, atol=1e-5)
         assert not found.weights[step][0][:, np.isin(one.owner, found.order[:step])].any()
 
@@ -63,7 +71,7 @@ def test_errors_of_several_readers_are_added():
     first, second = reader(0)[0], reader(7, outputs=3)[0]
     found = remove(task([first, second]))
     gone = found.order[:3]
-    assert found.errors[3] == pytest.approx(refit(first, gone)[1] + refit(second, gone)[1])
+    assert found.errors[3] == pytest.approx(solved(first, gone)[1] + solved(second, gone)[1])
 
 
 def test_what_others_can_replace_costs_nothing():
@@ -84,7 +92,7 @@ def test_a_large_component_goes_in_batches_and_hardly_costs_more():
     found = remove(task([one], 160, keep=20, snapshots=(50, 90)))
     assert len(found.errors) == 141
     assert (np.diff(found.errors) >= 0).all()
-    expected, error = refit(one, found.order[:90])
+    expected, error = solved(one, found.order[:90])
     np.testing.assert_allclose(found.weights[90][0], expected, rtol=1e-3, atol=1e-4)
     assert found.errors[90] == pytest.approx(error, rel=1e-6)
 
@@ -104,7 +112,22 @@ def test_a_given_rank_decides_the_order_but_not_the_error():
     rank = np.array([3.0, 1.0, 2.0, 6.0, 5.0, 4.0])
     found = remove(task([one], rank=rank))
     assert found.order.tolist() == [1, 2, 0, 5, 4, 3]
-    assert found.errors[2] == pytest.approx(refit(one, [1, 2])[1])
+    assert found.errors[2] == pytest.approx(solved(one, [1, 2])[1])
+
+
+def test_a_given_order_is_fitted_at_once_as_it_is_step_by_step():
+    blocks = np.array([0, 0, 0, 1, 1, 1])
+    readers = [reader()[0], reader(5)[0], reader(7, compensate=False)[0]]
+    rank = np.array([3.0, 1, 2, 6, 5, 4])
+    for more in ({}, {"blocks": blocks}):
+        last = 2 if more else 5
+        wanted = task(readers, rank=rank, snapshots=(1, last), keep=1, **more)
+        slow, fast = remove(wanted).weights, refit(wanted)
+        assert list(fast) == [1, last]
+        for rounds in fast:
+            for one, other in zip(slow[rounds], fast[rounds], strict=True):
+                np.testing.assert_allclose(other, one, rtol=1e-3, atol=1e-5)
+                assert not ((one == 0) ^ (other == 0)).any()
 
 
 def test_without_compensation_the_error_is_that_of_leaving_out():
