@@ -71,7 +71,7 @@ def plan(source: Source, choice: Choice) -> Plan:
     batches = _fewer(source)
     curves, untried = _measured(wanted, batches, source.context)
     used = sum(batch.samples for batch in batches)
-    note = f"order by {choice.criterion}, damage measured on {used} samples"
+    note = f"order by {choice.criterion}, damage measured on {used} sample{'s' * (used != 1)}"
     if untried:
         note += (
             f"; of {untried} of {len(curves)} sets of channels it is estimated, because the time "

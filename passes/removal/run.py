@@ -21,7 +21,9 @@ from passes.allocation.channels import Source, plan
 from passes.allocation.latency import share
 from passes.allocation.plan import Allocation, Choice, Plan, Target
 from passes.coupling.certificate import certified_cut
+from passes.coupling.cut import cut
 from passes.coupling.lossless import find_exact
+from passes.coupling.settle import settle
 from passes.guard.deepest import Attempt, deepest
 from passes.guard.judge import Guard, Ruling, finer, hold_out
 from passes.importance.channels import Evidence, outliers, score
@@ -30,7 +32,8 @@ from passes.reconstruction.fit import Method, Recipe
 from passes.reconstruction.walk import reconstruct
 from passes.removal.account import Account
 from passes.removal.mirrored import with_copies
-from passes.removal.samples import per_run, samples_for
+from passes.removal.samples import made_besides, per_run, samples_for
+from passes.removal.timed import search
 from passes.simplify import Simplify
 
 if TYPE_CHECKING:
@@ -96,6 +99,7 @@ class Removal:
         self._context = context
         self._account = account
         self._macs = 0.0
+        self._made: Sequence[Batch] = ()
 
     def run(self, model: ir.Model) -> ir.Model | None:
         """Return the model without what was removed, or None when nothing can be removed.
@@ -104,7 +108,7 @@ class Removal:
             model: Changed in place.
         """
         # normalizations tell how inputs are scaled, and folding them takes that away
-        self._given = model.clone() if self._context.dataset is None else model
+        self._given = model.clone()
         self._prepare(model)
         shapes = observe_shapes(model, self._context)
         before = self._couple(model, shapes)
@@ -167,6 +171,9 @@ class Removal:
         self._macs = coupling.macs() / per_run(self._context)
         samples, note = samples_for(self._given, self._context, self._macs)
         self._account.notes.append(note)
+        if self._context.dataset is not None:
+            self._made, note = made_besides(self._given, samples, self._context.seed)
+            self._account.notes.append(note)
         target = self._order.target
         if target is None:
             alive = self._without_outliers(coupling, components)
@@ -233,6 +240,7 @@ class Removal:
         model, shapes = given
         coupling, components = atoms
         guard, fit = self._guard(model, samples)
+        fit = [*fit, *self._made]
         source = Source(
             model, coupling, components, fit, self._context, lambda m: self._couple(m, shapes)
         )
@@ -270,7 +278,7 @@ class Removal:
         found = best.result
         if found is None or self._order.recover == "none":
             return found
-        again = self._carried_out(*parts, _at_depth(target, best.depth), samples)
+        again = self._carried_out(*parts, _at_depth(target, best.depth), [*samples, *self._made])
         if again is None or not guard.judge(again.model).holds:
             return found
         return again
@@ -291,21 +299,21 @@ class Removal:
     def _carried_out(
         self, given: tuple[ir.Model, Shapes], made: Plan, target: Target, samples: Sequence[Batch]
     ) -> _Cut | None:
-        """Cut to one depth; a time is measured, and what falls short of it is cut deeper."""
-        found = self._once(given, made, target, samples)
+        """Cut to one depth; a time is measured, and the depth that reaches it is searched."""
         if target.kind != "latency" or not samples:
-            return found
-        wanted, taken = target, 1.0
-        for left in reversed(range(_LATENCY_TRIES)):
-            if found is None:
-                return None
-            taken = share(given[0], found.model, samples[0].inputs, self._context)
-            if taken <= _CLOSE * target.value or not left:
-                break
-            wanted = replace(wanted, value=wanted.value * target.value / taken)
-            found = self._once(given, made, wanted, samples)
+            return self._once(given, made, target, samples)
+        model, shapes = given
+
+        def time_at(asked: float) -> float:
+            trial = model.clone()
+            coupling = self._couple(trial, shapes)
+            cut(trial, coupling, settle(coupling, made.at(replace(target, value=asked)).alive))
+            return share(model, trial, samples[0].inputs, self._context)
+
+        timed = search(time_at, target.value)
+        found = self._once(given, made, replace(target, value=timed.asked), samples)
         if found is not None:
-            said = f"a run takes {100 * taken:.0f} % of the time, measured side by side"
+            said = f"a run takes {100 * timed.taken:.0f} % of the time, measured side by side"
             found.account.notes.append(said)
         return found
 
@@ -322,9 +330,6 @@ class Removal:
         return found
 
 
-_LATENCY_TRIES = 3
-_CLOSE = 1.03
-"""Times above the target by so much count as noise."""
 _LEAST_JUDGED = 8
 """Batches from which on some are held out for judging."""
 
