@@ -32,6 +32,7 @@ _SUMMED = {
     "layer_norm": "normalized over",
     "rms_norm": "normalized over",
     "group_norm": "normalized over in groups",
+    "instance_norm": "normalized over",
     "recurrent": "fed back",
     "heads": "worked on head by head",
 }

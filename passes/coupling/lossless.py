@@ -30,7 +30,9 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 _ROUNDS = 32
-_COUNTS = frozenset({"mean", "greatest", "least", "layer_norm", "rms_norm", "group_norm"})
+_COUNTS = frozenset(
+    {"mean", "greatest", "least", "layer_norm", "rms_norm", "group_norm", "instance_norm"}
+)
 """Kinds of sinks at which even a zero counts."""
 _OPAQUE = frozenset({"recurrent", "heads"})
 """Kinds of sinks that do more than multiply with a weight: their values are not followed."""

@@ -129,6 +129,19 @@ def _group(masked: Masked, node: ir.Node) -> None:
     masked.edit.graph.remove(node, safe=True)
 
 
+def _instance(masked: Masked, node: ir.Node) -> None:
+    """Statistics are taken over all axes but the first two; scale and bias go with the second."""
+    chain = _Chain(masked, node)
+    x = node.inputs[0]
+    assert x is not None
+    rank = len(masked.sizes(x))
+    y = _normal(chain, x, list(range(2, rank)), centred=True)
+    channels = masked.sizes(x)[1]
+    vectors = [_per_channel(chain, _input(node, i), channels, rank) for i in (1, 2)]
+    masked.put(node, chain.scaled(y, *vectors))
+    masked.edit.graph.remove(node, safe=True)
+
+
 def _per_channel(
     chain: _Chain, vector: ir.Value | None, channels: int, rank: int
 ) -> ir.Value | None:
@@ -147,5 +160,6 @@ NORMS: dict[str, Callable[[Masked, ir.Node], None]] = {
     "layer_norm": _layer(centred=True),
     "rms_norm": _layer(centred=False),
     "group_norm": _group,
+    "instance_norm": _instance,
 }
 """By kind of sink; the node is replaced."""

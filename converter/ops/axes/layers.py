@@ -29,8 +29,13 @@ def batch_norm(site: Site) -> None:
 
 
 def instance_norm(site: Site) -> None:
-    """As batch normalization, and the other axes are averaged over."""
-    freeze_from(site, site.labels(0), 2, _STATISTICS)
+    """As batch normalization, and the other axes are averaged over.
+
+    Channels lie there where exporters write out a group normalization: (N, groups, rest).
+    """
+    for axis, labels in enumerate(site.labels(0)):
+        if axis > 1 and labels is not None:
+            site.sink(0, axis, "instance_norm")
     batch_norm(site)
 
 

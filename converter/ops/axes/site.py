@@ -32,6 +32,7 @@ SinkKind = Literal[
     "layer_norm",  # statistics over the axis, then scaled: LayerNormalization
     "rms_norm",
     "group_norm",
+    "instance_norm",  # over all axes but the first two, InstanceNormalization
     "recurrent",  # inside LSTM, GRU, RNN: the columns of R
     "heads",  # inside a fused attention operator
 ]

@@ -41,6 +41,15 @@ NORMS = {
         t=(4,),
         w=(8, 1, 1),
     ),
+    "group normalization of one group made of others": image(
+        "a = Reshape(h, i) b = InstanceNormalization(a, s, t) d = Shape(h) e = Reshape(b, d) "
+        "f = Mul(e, w) y = Conv(f, Q)",
+        (8,),
+        i=_ints(0, 1, -1),
+        s=(1,),
+        t=(1,),
+        w=(8, 1, 1),
+    ),
     "layer normalization": rows("a = LayerNormalization(h, s, b) y = MatMul(a, P)", s=(8,), b=(8,)),
     "layer normalization of two axes": Case(
         "h = MatMul(x, A) a = LayerNormalization<axis=-2>(h, s) y = MatMul(a, P)",

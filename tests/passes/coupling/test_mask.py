@@ -84,6 +84,18 @@ def test_groups_with_one_scale_each_or_one_per_channel(opset: int) -> None:
     compare(model, {"x": draw(2, 3, 4, 4)})
 
 
+@pytest.mark.parametrize("groups", [1, 2])
+def test_groups_written_out_lose_channels_or_whole_groups(groups: int) -> None:
+    model = model_from_text(
+        "g (float[N,3,4,4] x) => (float[N,2,4,4] y) { h = Conv(x, a) k = Relu(h) "
+        "p = Reshape(k, i) n = InstanceNormalization(p, s, b) q = Reshape(n, j) "
+        "u = Mul(q, w) r = Tanh(u) y = Conv(r, c) }",
+        a=draw(8, 3, 1, 1), c=draw(2, 8, 1, 1), s=draw(groups), b=draw(groups),
+        i=np.array([0, groups, -1]), j=np.array([0, 8, 4, 4]), w=draw(8, 1, 1) + 2,
+    )  # fmt: skip
+    compare(model, {"x": draw(2, 3, 4, 4)})
+
+
 @pytest.mark.parametrize("op_type", ["Mean", "Max", "Min", "Sum", "L1", "L2", "SumSquare"])
 @pytest.mark.parametrize("opset", [8, 11, 18])
 def test_reductions_over_channels(op_type: str, opset: int) -> None:
