@@ -247,6 +247,19 @@ def thinned(options: Options) -> Options:
     return Options(options.stops[picks], options.losses[picks], options.marginals[picks])
 
 
+def including(options: Options, stop: int, loss: float) -> Options:
+    """Return the same with one more stop, if it is not there yet; for losses only."""
+    at = int(np.searchsorted(options.stops, stop))
+    if at < len(options.stops) and options.stops[at] == stop:
+        return options
+    marginal = options.marginals[min(at, len(options.marginals) - 1)]
+    return Options(
+        np.insert(options.stops, at, stop),
+        np.insert(options.losses, at, loss),
+        np.insert(options.marginals, at, marginal),
+    )
+
+
 def _thinned(options: Options) -> Array:
     """Return at most so many stops, spread evenly: indices."""
     count = len(options.stops)

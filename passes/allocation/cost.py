@@ -65,7 +65,7 @@ class Cost:
         self.axes = np.array([row + [_NONE] * (most - len(row)) for row in rows], np.int64).reshape(
             len(terms), most
         )
-        self._full = np.array(self._sizes, np.int64)
+        self.full = np.array(self._sizes, np.int64)
         self._terms = [
             np.flatnonzero(np.isin(self.axes, list(lost)).any(axis=1)) for lost in self._lost
         ]
@@ -79,11 +79,11 @@ class Cost:
         touched = np.zeros(len(self.factors), bool)
         for terms in self._terms:
             touched[terms] = True
-        return float(self.values(np.flatnonzero(~touched), self._full).sum())
+        return float(self.values(np.flatnonzero(~touched), self.full).sum())
 
     def sizes(self, rounds: Sequence[int]) -> Array:
         """Return the sizes of all axes after these rounds: int64."""
-        sizes = self._full.copy()
+        sizes = self.full.copy()
         for lost, done in zip(self._lost, rounds, strict=True):
             for axis, table in lost.items():
                 sizes[axis] -= table[done]

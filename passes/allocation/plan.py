@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from converter.errors import ParameterError
-from passes.allocation import choose
+from passes.allocation import choose, settle
 from passes.allocation.blocks import FOUR, Padded, vector_channels
 from passes.allocation.cost import Cost, Term, mac_terms, parameter_terms
 
@@ -24,9 +24,9 @@ Array = np.ndarray[Any, Any]
 Kind = Literal["flops", "params", "latency", "sparsity"]
 Allocator = Literal["kl", "error", "uniform", "global", "dp"]
 _LEAST_ROUNDED = (33, 64, 128, 256)  # sizes of components from which on counts are rounded
-_PAYS = 1.03  # rounding may raise the predicted damage by so much
-_SLACK = 0.01
-_GAIN = 0.98  # and has to lower the work by so much
+_PAYS = 1.08  # rounding may raise the predicted damage by so much
+_FREE = ("kl", "error", "dp")  # allocations that may take more here and less there
+_SLACK = 0.01  # and by so much more, below which differences do not matter
 _CONVOLUTIONS = ("Conv", "FusedConv", "QLinearConv", "ConvTranspose")
 
 
@@ -126,7 +126,7 @@ class Plan:
         met = left <= goal * (1 + 1e-9)
         notes: tuple[str, ...] = () if met else (self._limit(cost, target.kind, base),)
         if rounded > 1:
-            notes += (f"numbers of channels of wide convolutions are multiples of {rounded}",)
+            notes += (self._blocks(rounded),)
         share = left / base if base else 1.0
         return Allocation(self.alive(found), share, met, self._loss(found), rounded, notes)
 
@@ -189,17 +189,56 @@ class Plan:
         roundings = self._roundings()
         if not roundings:
             return plain, 1
+        if self.choice.round_to != "auto":
+            tried = self._choose(cost, goal, roundings[0])
+            return (tried, max(roundings[0])) if self._meets(cost, tried, goal) else (plain, 1)
         work = Padded(self.coupling, self.curves, vector_channels())
-        forced = self.choice.round_to != "auto"
-        most, least = _PAYS * self._loss(plain) + _SLACK, _GAIN * work.total(plain)
-        found, rounded = plain, 1
-        for quanta in roundings:
-            tried = self._choose(cost, goal, quanta)
-            if not self._meets(cost, tried, goal):
-                continue
-            if forced or (self._loss(tried) <= most and work.total(tried) < least):
-                found, rounded, least = tried, max(quanta), work.total(tried)
-        return found, rounded
+        most = _PAYS * self._loss(plain) + _SLACK
+        terms = settle.Terms(cost, goal, work, _SLACK, most)
+
+        def balance(rounds: Sequence[int]) -> float:
+            return settle.balance(self._loss(rounds) + _SLACK, work.total(rounds))
+
+        rounded = [self._choose(cost, goal, quanta) for quanta in roundings]
+        every = [plain, *(each for each in rounded if self._fits(each, terms))]
+        if self.choice.allocation in _FREE and self._meets(cost, plain, goal):
+            begun = [plain, *sorted(every[1:], key=balance)[:1]]
+            every += [self._settled(each, roundings[0], terms) for each in begun]
+        best = min(every, key=balance)
+        return best, 1 if best == plain else max(2, self._multiple(best))
+
+    def _fits(self, rounds: Sequence[int], terms: settle.Terms) -> bool:
+        return self._meets(terms.cost, rounds, terms.goal) and self._loss(rounds) <= terms.most
+
+    def _settled(self, rounds: list[int], quanta: Sequence[int], terms: settle.Terms) -> list[int]:
+        """Exchange channels between components, by fours."""
+        options = [
+            choose.including(
+                choose.thinned(_options(curve, quantum, local=False)), done, curve.losses[done]
+            )
+            for curve, quantum, done in zip(self.curves, quanta, rounds, strict=True)
+        ]
+        at = [int(np.searchsorted(o.stops, done)) for o, done in zip(options, rounds, strict=True)]
+        at = settle.settle(options, terms, at)
+        return [int(o.stops[k]) for o, k in zip(options, at, strict=True)]
+
+    def _multiple(self, rounds: Sequence[int]) -> int:
+        """Return what the numbers that are left of components of convolutions have in common."""
+        left = [
+            len(curve.order) - done * curve.unit
+            for curve, done, fours in zip(self.curves, rounds, self._roundings()[0], strict=True)
+            if fours > 1
+        ]
+        return int(np.gcd.reduce(left)) if left else 1
+
+    def _blocks(self, rounded: int) -> str:
+        """Say how counts were rounded."""
+        if self.choice.round_to != "auto":
+            return f"numbers of channels of wide convolutions are multiples of {rounded}"
+        return (
+            "numbers of channels of convolutions were chosen for speed, too: the runtime works on "
+            f"blocks of {vector_channels()} on this processor"
+        )
 
     def _meets(self, cost: Cost, rounds: Sequence[int], goal: float) -> bool:
         return cost.total(rounds) <= goal * (1 + 1e-9)
@@ -215,7 +254,7 @@ class Plan:
         if wanted != "auto":
             return [self._quanta(int(wanted), 1, int(wanted) + 1)]
         block, always = vector_channels(), self._depthwise()
-        found = [self._quanta(FOUR, FOUR, block + 1)]
+        found = [self._quanta(FOUR, FOUR, 2 * FOUR), self._quanta(FOUR, 1, block + 1)]
         found += [self._quanta(block, FOUR, least) for least in (block + 1, *_LEAST_ROUNDED)]
         found = [[max(pair) for pair in zip(each, always, strict=True)] for each in found]
         return [
@@ -243,7 +282,7 @@ class Plan:
         for component, curve in zip(self.components, self.curves, strict=True):
             size = len(curve.order)
             convolved = any(node.op_type in _CONVOLUTIONS for node, _, _ in component.producers)
-            fitting = wide if size >= least else narrow if size > vector_channels() else 1
+            fitting = wide if size >= least else narrow if size >= 2 * FOUR else 1
             found.append(fitting if convolved else 1)
         return found
 
