@@ -47,12 +47,16 @@ _TRIALS = (
     (3, 8),
 )
 """Levels of a curve and samples per level; the first that fits the work is taken."""
-_WORK = 4e12
-"""Multiply-accumulates of all trials together: about two minutes on one core."""
+_WORK = 6e12
+"""Multiply-accumulates of all trials together: two to three minutes on one core."""
+_LOAD = 600.0
+"""Multiply-accumulates that take as long as it takes to hand a weight to the runtime."""
 _LEAST_HALVED = 16
 """Samples from which on halves of them can judge each other."""
 _PATIENCE = 0.7
 """Share of the time limit after which nothing is tried any more."""
+_HALF = 0.5
+"""Likewise of the user's time for everything: cut, recovery and verification take the rest."""
 _BROKEN = 1e30  # the damage of outputs that are not finite
 _FEW_ROWS = 2.0
 """Rows per column below which the order by error is worse than the order by size."""
@@ -212,7 +216,9 @@ class _Measurement:
             for each in (trials, crossed):
                 if each is not None:
                     each.advance()
-            late = time.monotonic() - self._start > _PATIENCE * self._settings.limits.seconds
+            limits = self._settings.limits
+            late = time.monotonic() - self._start > _PATIENCE * limits.seconds
+            late = late or limits.late(_HALF)
             tools = (None, None, None) if late else (trials, masked, crossed)
             found.append(self._curve(component, observed, count, tools))
             self._progress(1)
@@ -307,21 +313,26 @@ class _Measurement:
 
     def _budget(self, components: Sequence[Component]) -> tuple[int, int]:
         """Choose levels and samples by the work that they need."""
-        coupling = self._wanted.coupling
-        by_node = {
-            each.node: each.count(np.ones(coupling.size + 1, bool)) for each in coupling.work
-        }
-        behind = np.zeros(len(self._position) + 1)
-        for node, macs in by_node.items():
-            behind[self._position.get(node, 0)] += macs
-        behind = np.cumsum(behind[::-1])[::-1]
-        suffixes = float(sum(behind[self._position[self._first(c)]] for c in components))
-        suffixes /= self._samples_of_shapes()
+        runs, loads = self._behind()
+        firsts = [0 if _masked(c) else self._position[self._first(c)] for c in components]
+        once = float(sum(runs[i] for i in firsts)) / self._samples_of_shapes()
+        loaded = _LOAD * float(sum(loads[i] for i in firsts))
         total = sum(batch.samples for batch in self._batches)
         for count, samples in _TRIALS:
-            if suffixes * count * min(samples, total) <= _WORK:
+            if count * (once * min(samples, total) + loaded) <= _WORK:
                 return count, samples
         return _TRIALS[-1]
+
+    def _behind(self) -> tuple[Array, Array]:
+        """Return multiply-accumulates, and elements of constants, from every node to the end."""
+        macs, weights = np.zeros((2, len(self._position) + 1))
+        alive = np.ones(self._wanted.coupling.size + 1, bool)
+        for each in self._wanted.coupling.work:
+            macs[self._position.get(each.node, 0)] += each.count(alive)
+        for node, i in self._position.items():
+            fixed = (v.const_value for v in node.inputs if v is not None and v.is_initializer())
+            weights[i] = sum(tensor.size for tensor in fixed if tensor is not None)
+        return np.cumsum(macs[::-1])[::-1], np.cumsum(weights[::-1])[::-1]
 
     def _samples_of_shapes(self) -> int:
         """Return how many samples the run had whose shapes the coupling knows."""
@@ -330,6 +341,12 @@ class _Measurement:
             if self._free and shape:
                 return max(1, shape[0])
         return max(1, self._batches[0].samples) if self._batches else 1
+
+
+def _masked(component: Component) -> bool:
+    """Tell whether trials run the whole model: something else than layers reads the component."""
+    sinks = (sink for sink in component.sinks if sink.kind != "heads")
+    return any(layer_of(sink) is None for sink in sinks)
 
 
 def _short(component: Component, observed: Observed) -> bool:

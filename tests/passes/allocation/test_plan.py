@@ -198,6 +198,18 @@ def test_few_samples_are_enough_to_run():
     assert found.at(Target("flops", 0.5)).met
 
 
+def test_handing_over_weights_counts_as_work(monkeypatch, tmp_path):
+    given = source(net(), batches(32, 8))
+    wanted = curves.Wanted(given.model, given.coupling, given.components)
+    settings = given.context.settings
+    trials = curves._Measurement(wanted, given.batches, settings, tmp_path, lambda _: None)
+    levels, samples = trials._budget(given.components)
+    assert samples >= 32
+    monkeypatch.setattr(curves, "_LOAD", 1e12)
+    fewer, _ = trials._budget(given.components)
+    assert fewer < levels
+
+
 def test_atoms_with_other_readers_are_masked():
     model = model_from_text(
         """g (float[N,6,8] x) => (float[N,6,4] y) {
