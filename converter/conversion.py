@@ -100,7 +100,10 @@ class _Conversion:
             budget.check_static()
         check_target(order)
         original = self._load()
-        self.settings = replace(self.settings, limits=limits_for([original], order.time_limit))
+        limits = limits_for([original], order.time_limit)
+        if order.time_limit is not None:
+            limits = replace(limits, deadline=self.started + order.time_limit)
+        self.settings = replace(self.settings, limits=limits)
         self.report = self._first_report(original)
         try:
             return self._execute(original, budget)

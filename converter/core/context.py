@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -37,12 +38,21 @@ class Limits:
             run ended); on a crowded machine the processor time of the child counts instead.
         memory_bytes: Address space of the child process beyond what it starts with.
         fold_bytes: Largest single constant that folding may create.
+        deadline: ``time.monotonic()`` by which the user wants a result, and then ``seconds`` is the
+            time from start to deadline; None: no such limit.
     """
 
     seconds: float = 600.0
     patience: float = math.inf
     memory_bytes: int = 16 << 30
     fold_bytes: int = 1 << 20
+    deadline: float | None = None
+
+    def late(self, share: float) -> bool:
+        """Tell whether this share of the user's time is over; never where no limit was given."""
+        if self.deadline is None:
+            return False
+        return time.monotonic() > self.deadline - (1.0 - share) * self.seconds
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,8 @@ _MOST_NUMBERS = 48_000_000
 
 
 _MOST_SECONDS = 3_600.0
+_LATE = 0.8
+"""Share of the user's time after which no layer is fitted any more; the cut is kept as it is."""
 
 
 def reconstruct(  # noqa: PLR0913 - two models, the data and how
@@ -244,6 +246,9 @@ class _Walk:
         self._teacher.advance()
         self._student.advance()
         pair = self.task.pairs[index]
+        if self.settings.limits.late(_LATE):
+            self.skipped.append([pair.name, "not fitted: the time limit came near (--time-limit)"])
+            return
         if isinstance(recurrent_of(pair.student), Recurrent):
             self._recurrent(index, pair)
             return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 import support
 
 from converter.core import graph as g
-from converter.core.context import Batch, RunSettings
+from converter.core.context import Batch, Limits, RunSettings
 from converter.core.select import Selection
 from passes.reconstruction.fit import Recipe
 from passes.reconstruction.repair import Repair
@@ -287,3 +288,16 @@ def test_a_bias_behind_identity_is_replaced_alone() -> None:
     support.run(student, batches[0].inputs)
     last = next(n for n in student.graph if n.outputs[0].name == "y")
     assert last.inputs[2] is not student.graph.initializers["b"]
+
+
+def test_what_no_time_is_left_for_stays_as_it_is() -> None:
+    teacher = residual()
+    student, kept = without_middle(teacher, [0, 1, 2, 3, 4, 5])
+    before = [v.const_value.numpy().copy() for v in student.graph.initializers.values()]  # type: ignore[union-attr]
+    limits = Limits(seconds=120.0, patience=120.0, deadline=time.monotonic() + 1.0)
+    repair = reconstruct(teacher, student, kept, smooth(16), RunSettings(limits=limits))
+    assert repair.skipped
+    assert all("--time-limit" in skip.reason for skip in repair.skipped)
+    after = [v.const_value.numpy() for v in student.graph.initializers.values()]  # type: ignore[union-attr]
+    for old, new in zip(before, after, strict=True):
+        np.testing.assert_array_equal(old, new)
