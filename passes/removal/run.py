@@ -291,6 +291,9 @@ class Removal:
             return None, samples
         samples = finer(model, samples)
         if len(samples) < _LEAST_JUDGED:
+            self._account.notes.append(
+                "too few samples to hold some out, so budgets on outputs do not steer the depth"
+            )
             return None, samples
         fit, held = hold_out(samples)
         guard = Guard.of(self._context, model, held)

@@ -278,7 +278,7 @@ def test_a_bias_behind_identity_is_replaced_alone() -> None:
     )
     student = teacher.clone()
     value = student.graph.initializers["w1"]
-    array = np.array(value.const_value.numpy())  # type: ignore[union-attr]
+    array = np.array(value.const_value.numpy())
     array[::2] *= np.float32(0.5)
     g.set_constant(value, array)
     batches = smooth(32, shape=(3, 8, 8))
