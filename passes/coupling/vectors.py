@@ -63,7 +63,12 @@ def write(edit: Edit, node: ir.Node, position: int, entries: Sequence[Entry]) ->
     edit.connect(node, position, edit.vectors[key])
     producer, unused = value.producer(), not value.uses() and not value.is_graph_output()
     if producer is not None and unused and g.is_op(producer, "Concat"):
+        read = list(dict.fromkeys(each for each in producer.inputs if each is not None))
         edit.graph.remove(producer, safe=True)
+        for each in read:
+            named = each.is_graph_input() or each.is_graph_output()
+            if each.is_initializer() and not each.uses() and not named:
+                edit.graph.initializers.pop(each.name or "", None)
 
 
 def _pieces(

@@ -197,7 +197,7 @@ def test_targets_that_are_put_together_stay_so_and_are_written_once() -> None:
         <ir_version: 8, opset_import: ["": 17]>
         agraph (float[n,t,4] x, int64[n,t] ids) => (float[n,t,3] y)
         <float[4,6] w, float[6,3] v, int64[1] heads = {3}, int64[1] each = {2},
-         int64[1] one = {1}, int64 axis = {0}, int64 second = {1}, int64[1] zero = {0}>
+         int64 axis = {0}, int64 second = {1}, int64[1] zero = {0}>
         {
             h = MatMul (x, w)
             sizes = Shape (ids)
@@ -225,6 +225,7 @@ def test_targets_that_are_put_together_stay_so_and_are_written_once() -> None:
     assert kinds.count("Concat") == 1
     targets = {node.inputs[1] for node in model.graph if node.op_type == "Reshape"}
     assert len(targets) == 2
+    assert all(value.uses() for value in model.graph.initializers.values())
 
 
 def test_a_size_that_is_a_number_stays_what_it_was() -> None:
