@@ -13,7 +13,7 @@ def list_passes() -> list[dict[str, Any]]:
     rows = []
     for name, entry in registry.entries().items():
         own = entry.owner == registry.OWNER
-        summary = registry.describe_entry(entry).summary if own else f"from {entry.owner}"
+        summary = registry.summary_of(entry) if own else f"from {entry.owner}"
         rows.append({"name": name, "owner": entry.owner, "summary": summary})
     return rows
 

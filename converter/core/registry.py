@@ -167,6 +167,20 @@ def describe_entry(found: Entry) -> Declaration:
     return from_class(get(found.name), found)
 
 
+def summary_of(found: Entry) -> str:
+    """Return the one line about a pass that lists show.
+
+    Raises:
+        UnknownPassError: See :func:`get`.
+    """
+    from converter.core.declaration import NotStaticError, summary_from_source
+
+    try:
+        return summary_from_source(found)
+    except NotStaticError:
+        return describe_entry(found).summary
+
+
 def _classes(module: object) -> list[object]:
     return [
         value
