@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 MOST_SAMPLES = 512
+_MOST_SECONDS = 7200.0
 _WORK = 1.5e12  # multiply-accumulates of one run over the samples
 
 
@@ -204,6 +205,12 @@ def _fewer(source: Source) -> list[Batch]:
 
 
 def _limits(context: Context) -> Limits:
-    """Return bounds for many runs in a row: the child tells only when a layer is done."""
+    """Return bounds for many runs in a row: their work is chosen, so only the user ends it early.
+
+    A limit that nobody set would let the speed of the machine decide what is measured.
+    """
     limits = context.settings.limits
-    return replace(limits, patience=max(limits.patience, limits.seconds))
+    if limits.patience == limits.seconds:
+        return limits
+    seconds = max(limits.seconds, _MOST_SECONDS)
+    return replace(limits, seconds=seconds, patience=seconds)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,10 +52,9 @@ _LOAD = 600.0
 """Multiply-accumulates that take as long as it takes to hand a weight to the runtime."""
 _LEAST_HALVED = 16
 """Samples from which on halves of them can judge each other."""
-_PATIENCE = 0.7
-"""Share of the time limit after which nothing is tried any more."""
 _HALF = 0.5
-"""Likewise of the user's time for everything: cut, recovery and verification take the rest."""
+"""Share of the user's time limit, if there is one, after which nothing is tried any more: cut,
+recovery and verification take the rest."""
 _BROKEN = 1e30  # the damage of outputs that are not finite
 _FEW_ROWS = 2.0
 """Rows per column below which the order by error is worse than the order by size."""
@@ -185,7 +183,6 @@ class _Measurement:
             else list(batches)
         )
         self._free = free
-        self._start = time.monotonic()
         self._settings = settings
         self._folder = folder
         self._progress = progress
@@ -216,9 +213,7 @@ class _Measurement:
             for each in (trials, crossed):
                 if each is not None:
                     each.advance()
-            limits = self._settings.limits
-            late = time.monotonic() - self._start > _PATIENCE * limits.seconds
-            late = late or limits.late(_HALF)
+            late = self._settings.limits.late(_HALF)
             tools = (None, None, None) if late else (trials, masked, crossed)
             found.append(self._curve(component, observed, count, tools))
             self._progress(1)

@@ -23,6 +23,8 @@ MOST = 512
 _LEAST_MADE = 64
 _MADE_WORK = 5e11
 """Multiply-accumulates of one run over all samples that are made up."""
+_MADE_ELEMENTS = 2e7
+"""Elements of all samples that are made up: noise of large pictures takes its time."""
 _BATCH = 16
 _ENOUGH = 64
 _FEW = 8
@@ -38,7 +40,9 @@ def samples_for(model: ir.Model, context: Context, macs: float) -> tuple[Sequenc
         macs: Multiply-accumulates of one sample, to choose how many are made up.
     """
     if context.dataset is None:
-        count = int(min(MOST, max(_LEAST_MADE, _MADE_WORK / max(1, macs))))
+        size = max(1, _elements(model))
+        most = min(MOST, _MADE_WORK / max(1, macs), _MADE_ELEMENTS / size)
+        count = int(max(_LEAST_MADE, most))
         made = make_smooth(model, batch=_BATCH, samples=count, seed=context.seed)
         said = f"no samples were given: {made.description}; real ones keep more of the accuracy"
         return list(made), said
@@ -53,6 +57,12 @@ def samples_for(model: ir.Model, context: Context, macs: float) -> tuple[Sequenc
     if different < _ENOUGH:
         said += "; these are few: 64 to 512 unlabelled ones keep more of the accuracy"
     return batches, said
+
+
+def _elements(model: ir.Model) -> int:
+    """Return the elements of one made-up sample."""
+    batch = next(iter(make_smooth(model, batch=1, samples=1)))
+    return sum(int(np.size(array)) for array in batch.inputs.values())
 
 
 def made_besides(model: ir.Model, samples: Sequence[Batch], seed: int) -> tuple[list[Batch], str]:

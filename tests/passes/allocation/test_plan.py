@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from support import model_from_text, run
@@ -130,8 +133,10 @@ def test_a_share_of_every_component_in_multiples(made):
 
 def test_what_time_does_not_suffice_for_is_estimated(made, monkeypatch):
     _, given, found = made
-    monkeypatch.setattr(curves, "_PATIENCE", 0.0)
-    hasty = plan(given, Choice(round_to=1))
+    limits = replace(given.context.settings.limits, deadline=time.monotonic() + 300, seconds=600)
+    context = replace(given.context, settings=replace(given.context.settings, limits=limits))
+    monkeypatch.setattr(curves, "_HALF", 0.0)
+    hasty = plan(replace(given, context=context), Choice(round_to=1))
     assert "3 of 3 sets of channels" in hasty.notes[0]
     for curve, other in zip(hasty.curves, found.curves, strict=True):
         np.testing.assert_array_equal(curve.order, other.order)
