@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from converter.core import graph as g
-from converter.core.contract import Need, Outcome, Pass, Skip
+from converter.core.contract import Need, Outcome, Pass
 from converter.core.params import Param
 from converter.core.select import Selection
 from passes.bias.fit import Move, Plan, best, correct, distance, replay
@@ -77,8 +77,8 @@ class CorrectBias(Pass):
             ConverterError: A model cannot be run on the calibration data.
         """
         selection = Selection(self.include, self.exclude)
-        skipped = [Skip(p, "matches no node") for p in selection.unmatched(list(g.walk(model)))]
-        original = context.teacher or context.reference
+        skipped = selection.misses(g.walk(model))
+        original = context.comparable
         if original is None:
             return Outcome(modified=False, skipped=tuple(skipped), notes=(_NOTHING_BEFORE,))
         found, reasons = stations(model, original, selection)

@@ -78,7 +78,7 @@ class DropLayers(Pass):
             ConverterError: The model cannot be run on the samples.
         """
         selection = Selection(self.include, self.exclude)
-        skipped = [Skip(p, "matches no node") for p in selection.unmatched(list(g.walk(model)))]
+        skipped = selection.misses(g.walk(model))
         sizes = observe_shapes(model, context)
         blocks, reasons = find_blocks(model, sizes, selection, sum_macs(model, sizes)[0])
         skipped += reasons

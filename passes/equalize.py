@@ -61,7 +61,7 @@ class Equalize(Pass):
         """
         selection = Selection(self.include, self.exclude)
         nodes = list(g.walk(model))
-        skipped = [Skip(p, "matches no node") for p in selection.unmatched(nodes)]
+        skipped = selection.misses(nodes)
         counts = {"layers_rescaled": 0.0, "channels_rescaled": 0.0, "largest_factor": 1.0}
         notes: list[str] = []
         for graph in g.graphs(model):

@@ -170,7 +170,7 @@ def _find(model: ir.Model, selection: Selection) -> tuple[list[_Weight], list[Sk
             weight.path.update((id(view.producer()), 0) for view in way[:-1])
             weight.values.update((id(passed), passed) for passed in way)
             weight.nodes.append(node)
-    skipped.extend(Skip(p, "matches no node") for p in selection.unmatched(nodes))
+    skipped.extend(selection.misses(nodes))
     chosen = []
     for weight in weights.values():
         reason = _obstacle(weight, model, selection)

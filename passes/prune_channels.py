@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from converter.core import graph as g
-from converter.core.contract import Outcome, Pass, Skip
+from converter.core.contract import Outcome, Pass
 from converter.core.params import Param
 from converter.core.select import Selection
 from converter.errors import ParameterError
@@ -115,7 +115,7 @@ class PruneChannels(Pass):
             ConverterError: The model cannot be run on the samples.
         """
         selection = Selection(self.include, self.exclude)
-        skipped = [Skip(p, "matches no node") for p in selection.unmatched(list(g.walk(model)))]
+        skipped = selection.misses(g.walk(model))
         account = Account(skipped)
         order = Order(
             target=self.target,

@@ -156,7 +156,7 @@ class Quantize(Pass):
             return self._weights_only(model, context, spared)
         selection = Selection(self.include, (*self.exclude, *spared))
         nodes = list(g.walk(model))
-        skipped = [Skip(p, "matches no node") for p in selection.unmatched(nodes)]
+        skipped = selection.misses(nodes)
         older = model.clone() if g.opset(model) < self._opset[1] else None
         raised, notes = self._raise_opset(model, selection, context)
         if g.opset(model) < self._rules.opset_lowest:

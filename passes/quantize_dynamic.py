@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from converter.core import graph as g
-from converter.core.contract import Outcome, Pass, Skip
+from converter.core.contract import Outcome, Pass
 from converter.core.params import Param
 from converter.core.select import Selection
 from passes.dynamic.gelu import join
@@ -45,7 +45,7 @@ class QuantizeDynamic(Pass):
     def apply(self, model: ir.Model, context: Context) -> Outcome:
         """Quantize every product that pays; see :class:`Outcome` for what was left and why."""
         selection = Selection(self.include, self.exclude)
-        skipped = [Skip(p, "matches no node") for p in selection.unmatched(list(g.walk(model)))]
+        skipped = selection.misses(g.walk(model))
         raised, notes = self._raise_opset(model, selection, context)
         found = plan(model, selection, tables=self.embeddings)
         skipped += found.skipped

@@ -7,7 +7,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from converter.core import graph as g
-from converter.core.contract import Need, Outcome, Pass, Skip
+from converter.core.contract import Need, Outcome, Pass
 from converter.core.params import Param
 from converter.core.select import Selection
 from passes.reconstruction.fit import Recipe
@@ -76,8 +76,8 @@ class Reconstruct(Pass):
             ConverterError: A model cannot be run on the calibration data.
         """
         selection = Selection(self.include, self.exclude)
-        skipped = [Skip(p, "matches no node") for p in selection.unmatched(list(g.walk(model)))]
-        teacher = context.teacher or context.reference
+        skipped = selection.misses(g.walk(model))
+        teacher = context.comparable
         if teacher is None:
             return Outcome(modified=False, skipped=tuple(skipped), notes=(_NOTHING_BEFORE,))
         repair = reconstruct(

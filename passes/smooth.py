@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from converter.core import graph as g
-from converter.core.contract import Need, Outcome, Pass, Skip
+from converter.core.contract import Need, Outcome, Pass
 from converter.core.params import Param
 from converter.core.select import Selection
 from passes.smoothing.sites import find, smooth
@@ -53,7 +53,7 @@ class Smooth(Pass):
             ConverterError: The model cannot be run on the calibration data.
         """
         selection = Selection(self.include, self.exclude)
-        skipped = [Skip(p, "matches no node") for p in selection.unmatched(list(g.walk(model)))]
+        skipped = selection.misses(g.walk(model))
         sites, refused = find(model, selection)
         counts, more, notes = smooth(model, sites, context, self.alpha)
         return Outcome(bool(counts), counts, (*skipped, *refused, *more), notes)

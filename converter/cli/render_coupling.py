@@ -18,7 +18,7 @@ def tables(data: Data) -> Iterator[tuple[str, tuple[str, ...], Sequence[Row], Se
     rows = [_component(row) for row in data["components"]]
     if rows:
         yield (
-            f"What can be removed, of {total}",
+            f"What can be removed, of {total} (shares overlap where two meet in a layer)",
             ("made by", "units", "MACs", "weights"),
             rows,
             (

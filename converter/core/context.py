@@ -180,6 +180,11 @@ class Context:
     teacher: ir.Model | None = None
     _analyses: AnalysisCache = field(default_factory=AnalysisCache, repr=False)
 
+    @property
+    def comparable(self) -> ir.Model | None:
+        """What repairs compare a changed model with, layer by layer; None: nothing was changed."""
+        return self.teacher or self.reference
+
     def analyse(self, analysis: Analysis[T], model: ir.Model) -> T:
         """Return the analysis of ``model``, cached until a pass modifies the model."""
         return self._analyses.get(analysis, model)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import fnmatch
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from converter.core.contract import Skip
 from converter.errors import ParameterError
 
 if TYPE_CHECKING:
@@ -64,6 +65,10 @@ class Selection:
         """Patterns that match no node at all: most often a typing error, so passes report them."""
         patterns = (*self.include, *self.exclude)
         return tuple(p for p in patterns if not any(_test(p)(node) for node in nodes))
+
+    def misses(self, nodes: Iterable[ir.Node]) -> list[Skip]:
+        """Return :meth:`unmatched` as a pass reports it."""
+        return [Skip(pattern, "matches no node") for pattern in self.unmatched(list(nodes))]
 
 
 @lru_cache(maxsize=1024)

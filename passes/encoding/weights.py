@@ -185,7 +185,7 @@ def find(model: ir.Model, selection: Selection) -> tuple[list[Weight], list[Skip
             skipped[weight.label] = Skip(weight.label, reason)
         else:
             kept.append(weight)
-    unmatched = [Skip(p, "matches no node") for p in selection.unmatched(nodes)]
+    unmatched = selection.misses(nodes)
     return kept, [*unmatched, *skipped.values()]
 
 
