@@ -17,7 +17,8 @@ from converter.core.tensors import FileHandle, FileTensor, MappedTensor
 from converter.errors import ParameterError
 from passes.allocation import order
 from passes.importance.magnitude import Magnitude, drop_below
-from passes.prune import MARK, Prune
+from passes.prune import Prune
+from passes.sparsity.layers import MARK
 
 TWO = "g (float[N,8] x) => (float[N,6] y) { h = MatMul(x, W1) r = Relu(h) y = Gemm(r, W2, b) }"
 TYPES = [np.float32, np.float16, ml_dtypes.bfloat16, np.float64]

@@ -1,0 +1,108 @@
+"""How many weights of which tensor become zero: the question, and the form of an answer.
+
+Every strategy is one function from a :class:`Problem` to an :class:`Allocation`. It decides counts
+alone; which weights of a tensor go is decided by criterion and pattern, in the same way for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from converter.core.context import Context
+    from passes.sparsity.layers import Layer
+    from passes.sparsity.patterns import Pattern
+
+Array = np.ndarray[Any, Any]
+T = TypeVar("T")
+Criterion = Literal["magnitude", "wanda", "obs", "random"]
+Recovery = Literal["least_squares", "moments", "obs", "none"]
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """What to distribute zeros over.
+
+    Attributes:
+        model: Before this pass; never changed by a strategy.
+        layers: The tensors that may be pruned, in the order of the model. A tensor that several
+            nodes read is one layer.
+        share: Zeros wanted, as a share of the weights of all layers together: 0 <= share < 1.
+        context: Data, random streams, limits, budget.
+        criterion: What orders the weights within a tensor.
+        pattern: The units in which they go.
+        recover: What makes up for them afterwards.
+        scores: Importance of every weight of a layer by its index, the lowest goes first: float or
+            unsigned integer, flat, in the order of the tensor. Computed when asked for: with large
+            tensors ask for one at a time and keep none.
+        steps: Total number of steps, and the number of the present one from 0: strategies may look
+            the same at every step.
+    """
+
+    model: ir.Model
+    layers: Sequence[Layer]
+    share: float
+    context: Context
+    criterion: Criterion
+    pattern: Pattern
+    recover: Recovery
+    scores: Callable[[int], Array]
+    step: int = 0
+    steps: int = 1
+
+    @property
+    def sizes(self) -> Array:
+        """Number of weights of every layer: int64 (layers,)."""
+        return np.asarray([layer.tensor.size for layer in self.layers], np.int64)
+
+    @property
+    def wanted(self) -> int:
+        """Zeros in all layers together: exactly this many, where the pattern allows it."""
+        return round(self.share * int(self.sizes.sum()))
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """How many zeros each layer gets.
+
+    Attributes:
+        zeros: By layer, zeros that are there already included: int64 (layers,). They add up to
+            :attr:`Problem.wanted`, except for strategies that decide the share themselves.
+        notes: What was decided and why, in words for the report.
+        counts: Figures for the report.
+    """
+
+    zeros: Array
+    notes: tuple[str, ...] = ()
+    counts: Mapping[str, float] = field(default_factory=dict)
+
+
+Strategy = Callable[[Problem], Allocation]
+
+
+class Bench(Protocol):
+    """Tries allocations: the model with so many zeros, on samples. Lives in the child process.
+
+    Layers are compensated for their zeros as far as can be done layer by layer, when the problem's
+    recovery is not none, so that what is compared is near to what will come out.
+    """
+
+    @property
+    def levels(self) -> Array:
+        """Densities that every layer is prepared at: float64, falling from 1.0."""
+
+    def loss(self, zeros: Array) -> float:
+        """Return the damage at the outputs (:mod:`converter.measure.damage`): 0 for none.
+
+        Args:
+            zeros: By layer: int64 (layers,); the nearest prepared levels are blended.
+        """
+
+    def expired(self) -> bool:
+        """Tell whether the user's time limit asks to stop and use the best so far."""
