@@ -41,8 +41,9 @@ class Problem:
         scores: Importance of every weight of a layer by its index, the lowest goes first: float or
             unsigned integer, flat, in the order of the tensor. Computed when asked for: with large
             tensors ask for one at a time and keep none.
-        steps: Total number of steps, and the number of the present one from 0: strategies may look
-            the same at every step.
+        build: Makes the model that an allocation leads to, masked and recovered, as the pass itself
+            would: for strategies that must know the real result. Expensive.
+        population, generations: Effort of evolutionary search.
     """
 
     model: ir.Model
@@ -53,8 +54,9 @@ class Problem:
     pattern: Pattern
     recover: Recovery
     scores: Callable[[int], Array]
-    step: int = 0
-    steps: int = 1
+    build: Callable[[Array], ir.Model]
+    population: int = 16
+    generations: int = 20
 
     @property
     def sizes(self) -> Array:
