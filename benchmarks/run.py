@@ -24,7 +24,13 @@ QUICK = {
 }
 
 # what needs a folder, or makes models for the others
-NOT_ALONE = {"export_transformers.py", "hard_digits.py", "prune_channels.py", "quantize_models.py"}
+NOT_ALONE = {
+    "export_transformers.py",
+    "hard_digits.py",
+    "prune_channels.py",
+    "prune_weights.py",
+    "quantize_models.py",
+}
 
 
 def main() -> int:
