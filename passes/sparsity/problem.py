@@ -15,7 +15,7 @@ import numpy as np
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.core.context import Context
+    from converter.core.context import Batch, Context
     from passes.sparsity.layers import Layer
     from passes.sparsity.patterns import Pattern
 
@@ -23,6 +23,18 @@ Array = np.ndarray[Any, Any]
 T = TypeVar("T")
 Criterion = Literal["magnitude", "wanda", "obs", "random"]
 Recovery = Literal["least_squares", "moments", "obs", "none"]
+
+
+class Build(Protocol):
+    """Makes the model that an allocation leads to, as the pass itself would."""
+
+    def __call__(self, zeros: Array, samples: Sequence[Batch] | None = None) -> ir.Model:
+        """Return the model before this pass, masked and recovered.
+
+        Args:
+            zeros: By layer: int64 (layers,).
+            samples: To fit on; None: all there are. Strategies that judge the result keep some out.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,7 +66,7 @@ class Problem:
     pattern: Pattern
     recover: Recovery
     scores: Callable[[int], Array]
-    build: Callable[[Array], ir.Model]
+    build: Build
     population: int = 16
     generations: int = 20
 
