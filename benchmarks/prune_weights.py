@@ -7,10 +7,10 @@
 For each model, share of zeros (per cent) and way to get there (``WAYS``, or those given): the
 command is run as a user would, and the written file compared with the original on samples that did
 not calibrate it. Prints the zeros in the file (counted anew, of all float tensors of two and more
-dimensions), points lost with their paired standard error and what is allowed (``BARS``), equal
-first choices, divergence, CPU seconds and megabytes of the command. ``--samples 0`` gives no data.
-``--peer`` names a Python that has onnxsim, measured at the same shares. ``NAME=FILE`` judges FILE
-as the zoo's model NAME.
+dimensions), its size against the original, points lost with their paired standard error and what
+is allowed (``BARS``), equal first choices, divergence, CPU seconds and megabytes of the command.
+``--samples 0`` gives no data. ``--peer`` names a Python that has onnxsim, measured at the same
+shares. ``NAME=FILE`` judges FILE as the zoo's model NAME.
 """
 
 from __future__ import annotations
@@ -61,8 +61,8 @@ feeds = [{name: array[i : i + 1] for name, array in whole.items()} for i in rang
 onnx.save(CALL, target)
 """
 HEAD = (
-    "| model | by | samples | zeros wanted | found | before | points lost | allowed | equal | KL "
-    "| CPU s | peak MB |"
+    "| model | by | samples | zeros wanted | found | size | before | points lost | allowed | equal "
+    "| KL | CPU s | peak MB |"
 )
 
 
@@ -122,7 +122,8 @@ def show(task: Task, line: list[str], target: Path, cost: Cost, bars: dict[int, 
         line += [f"exit {cost.code}: {' '.join(cost.said.split())[-300:]}"]
     else:
         judged = task.judge(target)
-        line += [f"{100 * zeros(target):.2f} %"]
+        size = target.stat().st_size / task.path.stat().st_size
+        line += [f"{100 * zeros(target):.2f} %", f"{100 * size:.2f} %"]
         line += cells(judged, bars.get(int(line[3].split()[0])))
     line += [f"{cost.cpu:.1f}", f"{cost.peak:.0f}"]
     print("| " + " | ".join(line) + " |", flush=True)

@@ -17,6 +17,7 @@ QUICK = {
     "backend_cases.py": ["--every", "10"],
     "differential.py": ["--cases", "300"],
     "load_save.py": ["--small"],
+    "pack.py": ["--shares", "80", "--samples", "0", "--rounds", "3"],
     "prune.py": ["--weights", "1e8"],
     "prune_recurrent.py": ["--hidden", "256", "--rounds", "3"],
     "quantize.py": ["--repeat", "1"],
