@@ -32,10 +32,10 @@ from onnx import TensorProto, helper, numpy_helper
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from benchmarks import latency
-from benchmarks.prune_channels import tasks
-from benchmarks.prune_weights import zeros
-from benchmarks.pruning_tasks import Feed, Judged, Task, first_feed, opened, run
+from benchmarks import latency  # noqa: E402
+from benchmarks.prune_channels import tasks  # noqa: E402
+from benchmarks.prune_weights import zeros  # noqa: E402
+from benchmarks.pruning_tasks import Feed, Judged, Task, first_feed, opened, run  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 WAYS = {
