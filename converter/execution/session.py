@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
@@ -59,7 +59,8 @@ class Session:
     Args:
         path: The model file; external data is found beside it.
         threads: Threads inside an operator.
-        optimize: Let onnxruntime rewrite the graph with everything it has.
+        optimize: Let onnxruntime rewrite the graph with everything it has; "basic": only with what
+            every execution provider profits from, such as computing what is constant.
         custom_op_library: Shared library with operators, trusted by the user.
         optimized: Where onnxruntime writes the graph that it will run; weights go beside it.
         profile: Start of the name of a file that tells how long every kernel takes.
@@ -74,7 +75,7 @@ class Session:
         path: Path,
         *,
         threads: int = 1,
-        optimize: bool = True,
+        optimize: bool | Literal["basic"] = True,
         custom_op_library: Path | None = None,
         optimized: Path | None = None,
         profile: Path | None = None,
@@ -83,9 +84,11 @@ class Session:
 
         options = ort.SessionOptions()
         levels = ort.GraphOptimizationLevel
-        options.graph_optimization_level = (
-            levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
-        )
+        options.graph_optimization_level = {
+            True: levels.ORT_ENABLE_ALL,
+            False: levels.ORT_DISABLE_ALL,
+            "basic": levels.ORT_ENABLE_BASIC,
+        }[optimize]
         options.intra_op_num_threads = max(1, threads)
         options.inter_op_num_threads = 1
         options.log_severity_level = 4
