@@ -8,7 +8,7 @@ found by a radix search instead: slower, equally exact, and as small in memory.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -138,10 +138,19 @@ def plan(tensors: Sequence[ir.TensorProtocol], sparsity: float) -> list[Plan]:
         tensors: Float tensors; several element types are compared by their exact values.
         sparsity: Share of zeros afterwards, 0 <= sparsity < 1.
     """
+    return _planned(tensors, lambda size: round(sparsity * size))
+
+
+def plan_zeros(tensors: Sequence[ir.TensorProtocol], zeros: int) -> list[Plan]:
+    """Choose like :func:`plan`, by the number of zeros afterwards: 0 <= zeros <= all weights."""
+    return _planned(tensors, lambda size: min(zeros, size))
+
+
+def _planned(tensors: Sequence[ir.TensorProtocol], rank: Callable[[int], int]) -> list[Plan]:
     active = [tensor for tensor in tensors if tensor.size]
     plans: dict[int, Plan] = {}
     while active:
-        found = _plan_valid(active, sparsity)
+        found = _plan_valid(active, rank(sum(tensor.size for tensor in active)))
         bad = [i for i, p in enumerate(found) if p.invalid]
         chosen = [(active[i], found[i]) for i in (bad or range(len(active)))]
         plans.update((id(tensor), p) for tensor, p in chosen)
@@ -162,9 +171,8 @@ def plan_below(tensor: ir.TensorProtocol, threshold: float) -> Plan:
     return Plan(Cut(key) if changed else None, census.size, census.zeros, after, census.invalid)
 
 
-def _plan_valid(tensors: Sequence[ir.TensorProtocol], sparsity: float) -> list[Plan]:
+def _plan_valid(tensors: Sequence[ir.TensorProtocol], rank: int) -> list[Plan]:
     space = Magnitude.of(tensors)
-    rank = round(sparsity * sum(tensor.size for tensor in tensors))
     low, high = _bracket(tensors, space, rank)
     census = _census(tensors, space, low, high)
     if any(c.invalid for c in census):

@@ -167,7 +167,8 @@ def collect(
     with tempfile.TemporaryDirectory(
         prefix="grams-", dir=settings.workspace, ignore_cleanup_errors=True
     ) as folder:
-        paths = [_write(model, names, Path(folder)) for model in _distinct(reference, student)]
+        models = _distinct(reference, student)
+        paths = [write_with_outputs(model, names, Path(folder)) for model in models]
         found: list[dict[str, Any] | None] = sandbox.call(
             observe,
             paths,
@@ -187,9 +188,18 @@ def observe(
     dataset: Dataset,
     *,
     settings: RunSettings,
+    diagonal: bool = False,
     progress: Callable[[int], None] = lambda _: None,
 ) -> list[dict[str, Any] | None]:
     """Gather the sums; called in the child process.
+
+    Args:
+        paths: Of the models, the float model first.
+        sources: What to gather.
+        dataset: The samples.
+        settings: How models are run.
+        diagonal: Only sums of squares instead of Gram matrices: (groups, K).
+        progress: Told of every batch.
 
     Returns:
         The fields of :class:`Inputs` of every source, or None.
@@ -218,7 +228,8 @@ def observe(
             rows = [each.rows(x, most) for x in arrays]
             found = sums[at]
             if found is None:
-                found = sums[at] = _Sums(*rows[0].shape[1:], same=len(runs) == 1)
+                make = _Squares if diagonal else _Sums
+                found = sums[at] = make(*rows[0].shape[1:], same=len(runs) == 1)
             found.add(rows[-1], rows[0])
         seen += 1
         progress(1)
@@ -263,6 +274,24 @@ class _Sums:
         total.count += len(seen)
 
 
+class _Squares(_Sums):
+    """Adds squares alone: Gram matrices of which there is only the diagonal."""
+
+    def __init__(self, groups: int, columns: int, *, same: bool) -> None:
+        flat = (groups, columns)
+        gram = np.zeros(flat)
+        cross = gram if same else np.zeros(flat)
+        self.total = Inputs(0, gram, cross, np.zeros(flat), np.zeros(flat))
+
+    def add(self, seen: Array, wanted: Array) -> None:
+        """Add rows (n, groups, K) of one batch."""
+        total = self.total
+        total.gram += np.square(seen, dtype=np.float64).sum(axis=0)
+        if total.cross is not total.gram:
+            total.cross += np.multiply(seen, wanted, dtype=np.float64).sum(axis=0)
+        total.count += len(seen)
+
+
 def _usable(total: Inputs) -> bool:
     return total.count > 0 and bool(
         np.isfinite(total.gram).all() and np.isfinite(total.cross).all()
@@ -273,7 +302,7 @@ def _distinct(reference: ir.Model, student: ir.Model) -> tuple[ir.Model, ...]:
     return (reference,) if student is reference else (reference, student)
 
 
-def _write(model: ir.Model, names: Sequence[str], folder: Path) -> Path:
+def write_with_outputs(model: ir.Model, names: Sequence[str], folder: Path) -> Path:
     """Write a copy of the model whose only outputs are the named values."""
     from converter.execution.runner import materialize
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-
-import onnx_ir as ir
+from typing import TYPE_CHECKING
 
 from converter.core import graph as g
 from converter.core.contract import Skip
 from converter.core.select import Selection
-from converter.core.tensors import MappedTensor
-from passes.allocation.order import Cut
 from passes.importance.magnitude import FLOATS
 
-_EAGER_BYTES = 1 << 16  # smaller tensors are computed at once, larger ones when they are written
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
 _MICROSOFT = "com.microsoft"
 MARK = f"{g.META_PREFIX}pruned"  # key in Value.meta: the zeros were made on purpose, keep them
 
@@ -160,17 +159,26 @@ def _obstacle(weight: Layer, model: ir.Model, selection: Selection) -> str:
     return ""
 
 
-def assign(weight: Layer, cut: Cut) -> None:
-    """Cut a layer's tensor: at once where it is small, else when it is read."""
-    tensor: ir.TensorProtocol = MappedTensor(weight.tensor, cut, name=weight.tensor.name)
-    if tensor.nbytes <= _EAGER_BYTES:
-        tensor = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=weight.tensor.name)
-    if weight.value.is_initializer():
-        g.set_constant(weight.value, tensor)
-    else:
-        producer = weight.value.producer()
-        assert producer is not None
-        producer.attributes["value"] = ir.AttrTensor("value", tensor)
-        if weight.value.const_value is not None:
-            weight.value.const_value = tensor
-    weight.value.meta[MARK] = True
+def uses_of(layer: Layer) -> Iterator[tuple[ir.Node, int]]:
+    """Yield the nodes that multiply with a layer, and the input where they do, in order."""
+    for node in dict.fromkeys(layer.nodes):
+        for index in _slots(node, _WEIGHTS):
+            way = _way(node, index)
+            if way and way[-1] is layer.value:
+                yield node, index
+
+
+def way_of(layer: Layer) -> tuple[ir.Node, int, list[ir.Node]]:
+    """Return the first node that multiplies with a layer, the input, and the views before it.
+
+    The views are in the order in which the constant passes through them.
+    """
+    for node, index in uses_of(layer):
+        return node, index, [_producer(value) for value in _way(node, index)[-2::-1]]
+    raise RuntimeError("the model changed after its layers were found")
+
+
+def _producer(value: ir.Value) -> ir.Node:
+    node = value.producer()
+    assert node is not None
+    return node

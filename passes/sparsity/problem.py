@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from converter.core.context import Batch, Context
+    from passes.allocation.order import Cut
     from passes.sparsity.layers import Layer
     from passes.sparsity.patterns import Pattern
 
@@ -90,11 +91,14 @@ class Allocation:
             :attr:`Problem.wanted`, except for strategies that decide the share themselves.
         notes: What was decided and why, in words for the report.
         counts: Figures for the report.
+        cuts: By layer what goes, where that was found on the way (a large model is read once then);
+            None: it is looked for afterwards.
     """
 
     zeros: Array
     notes: tuple[str, ...] = ()
     counts: Mapping[str, float] = field(default_factory=dict)
+    cuts: tuple[Cut | None, ...] | None = None
 
 
 Strategy = Callable[[Problem], Allocation]
