@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +12,13 @@ from passes.reconstruction.activation import Activation
 from passes.reconstruction.least_squares import Map, Pull, System
 from passes.reconstruction.linear import Linear
 from passes.reconstruction.moments import matched, shifted
+from passes.reconstruction.support import Keep, support
 from passes.reconstruction.tail import Tail
 from passes.reconstruction.targets import Rows
 from passes.rounding.gptq import MOST_COLUMNS
 
 Array = np.ndarray[Any, Any]
-Method = Literal["least_squares", "moments", "bias"]
+Method = Literal["least_squares", "obs", "moments", "bias"]
 _EXACT = 1e-10
 """Share of the output's variance below which an error is rounding."""
 _RELAXED = 0.6
@@ -34,7 +35,8 @@ class Recipe:
     """How layers are fitted.
 
     Attributes:
-        method: "least_squares": weights and biases; "moments": mean and deviation of every
+        method: "least_squares": weights and biases; "obs": also which weights are zero, as far as
+            ``zeros`` says how many; "moments": mean and deviation of every
             channel; "bias": means alone.
         positions: Rows of one sample.
         rows: Least number of rows per input of a layer; more positions are taken for it.
@@ -42,6 +44,9 @@ class Recipe:
             matrix.
         iterations: Rounds that take an activation into account; 0: none.
         depthwise: Also fit layers whose groups have one input channel.
+        zeros: By the name of a layer's output, how many of its weights are zero: which ones is
+            chosen anew for what the layer then reads ("obs"). Layers that are not named keep the
+            zeros that they have.
     """
 
     method: Method = "least_squares"
@@ -50,6 +55,12 @@ class Recipe:
     ridge: float = 1e-3
     iterations: int = 3
     depthwise: bool = True
+    zeros: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def squares(self) -> bool:
+        """Tell whether weights are fitted."""
+        return self.method in ("least_squares", "obs")
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,16 +82,44 @@ class Found:
     what: str
 
 
-def fit(layer: Linear, tail: Tail, rows: Rows, recipe: Recipe) -> Found:
-    """Fit a layer to what the original makes; nothing is changed that does not gain by it."""
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The question which weights of a layer stay.
+
+    Attributes:
+        keep: Answers it for scores (groups, inputs of a group, outputs of a group).
+        original: The original's weight, which the new one is pulled to: float64 (groups, outputs of
+            a group, inputs of a group).
+        bias: The original's bias: float64 (outputs,).
+    """
+
+    keep: Keep
+    original: Array
+    bias: Array
+
+
+def fit(
+    layer: Linear, tail: Tail, rows: Rows, recipe: Recipe, choice: Choice | None = None
+) -> Found:
+    """Fit a layer to what the original makes; nothing is changed that does not gain by it.
+
+    Args:
+        layer: The changed layer.
+        tail: What follows it.
+        rows: What it reads and what it is to make.
+        recipe: How it is fitted.
+        choice: Which of the original's weights stay is asked again; None: its zeros are given.
+    """
     problem = _Problem(layer, tail, rows, recipe)
     present = [Map(w, b) for w, b in problem.parts(layer.weight, layer.bias)]
     before = problem.error(present)
     if not before > _EXACT:
         return Found(None, None, before, before, "it is exact already" if before >= 0 else _NAN)
     best = _Best(present, before, "no fit is better on what was held out")
-    if recipe.method == "least_squares" and problem.many_rows():
-        problem.squares(best)
+    if recipe.squares and problem.many_rows():
+        found = choice is not None and problem.chosen(best, choice)
+        if not found:
+            problem.squares(best)
     if recipe.method == "moments":
         best.offer(problem, problem.simple(present, matched), "means and deviations")
     if layer.home is not None and (best.maps is present or recipe.method == "bias"):
@@ -178,9 +217,32 @@ class _Problem:
         plenty = len(self._fit.inputs) >= _PLENTY * (self.layer.depth + 1)
         return _RIDGES[:1] if plenty else _RIDGES[1:2]
 
-    def squares(self, best: _Best) -> None:
-        """Fit by least squares: the ridge first, then what the activation changes."""
-        present = best.maps
+    def chosen(self, best: _Best, choice: Choice) -> bool:
+        """Fit with weights chosen anew; tell whether that is better than the present layer."""
+        whole = [Map(w, b) for w, b in self.parts(choice.original, choice.bias)]
+        systems = [self._system(each, i) for i, each in enumerate(whole)]
+        parts = []
+        for i, system in enumerate(systems):
+            pull = system.pull(self._goal(self._fit.wanted[:, self._columns(i)], i))
+            gram, right = system.normal(pull, self.recipe.ridge)
+            parts.append((gram, right * np.abs(self._gain[self._columns(i)])))
+        gram, right = (np.stack(column) for column in zip(*parts, strict=True))
+        try:
+            stays = support(gram, right, choice.keep).swapaxes(1, 2)
+        except np.linalg.LinAlgError:
+            return False
+        error = best.error
+        self.squares(best, [Map(w.weight * m, w.bias) for w, m in zip(whole, stays, strict=True)])
+        return best.error < error
+
+    def squares(self, best: _Best, prior: list[Map] | None = None) -> None:
+        """Fit by least squares: the ridge first, then what the activation changes.
+
+        Args:
+            best: Takes what is better.
+            prior: What the layer is pulled to, with its zeros; None: the present layer.
+        """
+        present = best.maps if prior is None else prior
         systems = [self._system(each, i) for i, each in enumerate(present)]
         wanted = [self._fit.wanted[:, self._columns(i)] for i in range(len(present))]
         pulls = [
@@ -188,7 +250,8 @@ class _Problem:
         ]
         chosen = 0.0
         for factor in self._ridges():
-            maps = self._solved(systems, pulls, (present, best.maps), factor)
+            start = best.maps if chosen else present
+            maps = self._solved(systems, pulls, (present, start), factor)
             if not maps or not best.offer(self, maps, _named(factor)):
                 break
             chosen = factor

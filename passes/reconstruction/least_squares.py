@@ -111,6 +111,21 @@ class System:
         offset = mean if self._bias else self._prior.bias
         return Pull(self._product(targets, offset) / max(1, len(targets)), mean)
 
+    def normal(self, pull: Pull, ridge: float) -> tuple[Array, Array]:
+        """Return the normal equations of all weights, masked or not.
+
+        Args:
+            pull: Of the targets.
+            ridge: Weight of the present weights, relative to :attr:`scale`.
+
+        Returns:
+            The regular Gram matrix (inputs, inputs) and the right-hand side (inputs, outputs).
+        """
+        regular = self._gram.copy()
+        weight = max(ridge * self.scale, _SMALLEST)
+        regular[np.diag_indices_from(regular)] += weight
+        return regular, pull.products + weight * self._prior.weight.T
+
     def solve(self, pull: Pull, start: Map | None = None) -> Map:
         """Return the map that fits targets best.
 

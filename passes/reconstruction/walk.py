@@ -23,12 +23,13 @@ from converter.errors import ConverterError
 from converter.execution import sandbox
 from converter.execution.blas import use_one_thread
 from passes.allocation.trial import divisible, joined
-from passes.reconstruction.fit import Recipe, fit
+from passes.reconstruction.fit import Choice, Recipe, fit
 from passes.reconstruction.linear import Linear, install, linear_of
 from passes.reconstruction.order import advanced, rearrange
 from passes.reconstruction.pairs import Pair, pairs_of
 from passes.reconstruction.recurrent import Recurrent, fit_recurrent, recurrent_of
 from passes.reconstruction.repair import UNDONE, Fitted, Repair, notes_of
+from passes.reconstruction.support import largest
 from passes.reconstruction.tail import Tail, tail_of
 from passes.reconstruction.targets import Kept, Side, gather
 from passes.tuning.distance import Distances
@@ -261,11 +262,19 @@ class _Walk:
         if isinstance(rows, str):
             self.skipped.append([pair.name, rows])
             return
-        found = fit(sides[0].layer, sides[0].tail, rows, self.task.recipe)
+        found = fit(layer, sides[0].tail, rows, self.task.recipe, self._choice(*sides))
         few = len(rows.inputs) < 2 * (layer.depth + 1) and found.before > found.after
         self.layers.append([pair.name, found.before, found.after, found.what, few])
         if found.weight is not None:
             self._take(index, layer, found.weight, found.bias)
+
+    def _choice(self, student: Side, teacher: Side) -> Choice | None:
+        """Return what is to be chosen, where the zeros of a layer are not given."""
+        zeros = self.task.recipe.zeros.get(student.layer.node.outputs[0].name or "")
+        original = teacher.layer.weight
+        if zeros is None or original.shape != student.layer.weight.shape:
+            return None
+        return Choice(largest(original.size - zeros), original, teacher.layer.bias)
 
     def _recurrent(self, index: int, pair: Pair) -> None:
         """Fit the gates of a recurrent layer."""
