@@ -21,16 +21,26 @@ class Builder:
         names: Names of the whole model.
         opset: Version of the default operator set.
         anchor: New nodes stand before this node; None: before all.
+        stem: Start of the names of nodes for which nobody asks for another one.
+
+    Attributes:
+        shared: Values that several decoders of this graph read, by what they hold.
     """
 
     def __init__(
-        self, graph: ir.Graph, names: g.Names, opset: int, anchor: ir.Node | None = None
+        self,
+        graph: ir.Graph,
+        names: g.Names,
+        opset: int,
+        anchor: ir.Node | None = None,
+        stem: str = "decode",
     ) -> None:
         self.graph = graph
         self.opset = opset
+        self.shared: dict[str, ir.Value] = {}
         self._names = names
         self._anchor = anchor
-        self._stem = names.fresh("decode")
+        self._stem = names.fresh(stem)
         self._count = 0
 
     def before(self, node: ir.Node) -> Builder:

@@ -11,6 +11,7 @@ import onnx_ir as ir
 from converter.core import graph as g
 from converter.core.contract import Skip
 from converter.core.select import Selection
+from passes.encoding.weights import View
 from passes.encoding.weights import find as find_weights
 from passes.storage.form import Constant
 
@@ -32,12 +33,14 @@ class Place:
         graph: The graph that it lives in.
         rows: Number of channels, for weights whose operators say what a channel is; else 1.
         label: The first operator that uses it, for the report.
+        view: Which axes the channels are; None when unknown.
     """
 
     value: ir.Value
     graph: ir.Graph
     rows: int
     label: str
+    view: View | None = None
 
     @property
     def name(self) -> str:
@@ -49,7 +52,7 @@ class Place:
         tensor = g.constant(self.value)
         assert tensor is not None
         array = tensor.numpy()
-        return Constant(self.value, array, self.rows, _blank(array))
+        return Constant(self.value, array, self.rows, _blank(array), self.view)
 
 
 def find(model: ir.Model, selection: Selection) -> tuple[list[Place], list[Skip]]:
@@ -59,7 +62,7 @@ def find(model: ir.Model, selection: Selection) -> tuple[list[Place], list[Skip]
     them stands for as many constants as the function has callers.
     """
     inside = {id(function.graph) for function in model.functions.values()}
-    rows = {id(w.value): w.view.rows for w in find_weights(model, Selection())[0]}
+    views = {id(w.value): w.view for w in find_weights(model, Selection())[0]}
     found: list[Place] = []
     skipped: list[Skip] = []
     nodes: list[ir.Node] = []
@@ -76,7 +79,9 @@ def find(model: ir.Model, selection: Selection) -> tuple[list[Place], list[Skip]
             if reason:
                 skipped.append(Skip(value.name or g.label(users[0]), reason))
             elif not _sizes(tensor):
-                found.append(Place(value, graph, rows.get(id(value), 1), g.label(users[0])))
+                view = views.get(id(value))
+                rows = 1 if view is None else view.rows
+                found.append(Place(value, graph, rows, g.label(users[0]), view))
     held = sum(_function_bytes(f.graph) for f in model.functions.values())
     if held >= LEAST_BYTES:
         skipped.append(Skip("model functions", "constants in functions stay: inline them first"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 if TYPE_CHECKING:
     from passes.encoding.build import Builder
+    from passes.encoding.weights import View
 
 Array = np.ndarray[Any, Any]
 
@@ -25,12 +26,14 @@ class Constant:
         rows: Number of rows that could have a scale each: the array is (outer, summed, inner) for
             the products it is used in, see :class:`passes.encoding.weights.View`; 1 when unknown.
         blank: The element that most of the array is: 0, or the zero point of integers.
+        view: Which axes the rows are; None when unknown.
     """
 
     value: ir.Value
     array: Array
     rows: int = 1
     blank: int = 0
+    view: View | None = None
 
     @property
     def nbytes(self) -> int:
@@ -61,3 +64,40 @@ class Offer:
     error: float
     decoded: Callable[[], Array]
     write: Callable[[Builder], ir.Value]
+
+
+@dataclass(frozen=True, eq=False)
+class Member:
+    """What becomes of one constant in a pool; see :class:`Offer` for the attributes they share.
+
+    Attributes:
+        constant: The constant.
+        nbytes: Its part of what the pool adds to the file, the decoder's divided by size.
+    """
+
+    constant: Constant
+    form: str
+    nbytes: int
+    nanoseconds: float
+    error: float
+    decoded: Callable[[], Array]
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Several constants that share one decoder, which small ones would not be worth alone.
+
+    Attributes:
+        members: The constants, in the order they were given.
+        nbytes: What all of them add to the file.
+        peak: Bytes that onnxruntime holds for a moment beside the results: it keeps what it has
+            folded until all is folded, so those of several pools add up.
+        write: Adds nodes and constants with a builder of the graph that the constants live in, and
+            returns the values that take their places, in the order of the members. No value but
+            these states its type: declarations would be a third of what a node adds to a file.
+    """
+
+    members: tuple[Member, ...]
+    nbytes: int
+    peak: int
+    write: Callable[[Builder], Sequence[ir.Value]]
