@@ -300,15 +300,22 @@ def bench(  # noqa: PLR0913 - the words of the command line, one argument each
         )
 
 
-def inspect(path: PathLike, *, allow_links: bool = False) -> Inspection:
+def inspect(
+    path: PathLike, *, allow_links: bool = False, packing: bool | None = None
+) -> Inspection:
     """Describe a model without running it.
+
+    Args:
+        path: The model file.
+        allow_links: Accept symbolic and hard links to external data.
+        packing: Try what the pass ``pack`` would bring; None: up to 256 MB of weights.
 
     Raises:
         ModelError: The file is missing, unreadable, broken, hostile or too large.
     """
     from converter.report.inspection import inspect_model
 
-    return inspect_model(load(path, allow_links=allow_links), Path(path))
+    return inspect_model(load(path, allow_links=allow_links), Path(path), packing=packing)
 
 
 def _recipe(passes: str | Iterable[Pass], recipe: PathLike | Recipe | None) -> Recipe:

@@ -131,16 +131,17 @@ def inspect(  # noqa: PLR0913 - one parameter per option
     coupling: opt.Coupling = False,
     explain: opt.ExplainCoupling = None,
     data: opt.Data = None,
+    packing: opt.Packing = None,
     allow_links: opt.AllowLinks = False,
     json: opt.Json = False,
     quiet: opt.Quiet = False,
     debug: opt.Debug = False,
 ) -> int:
-    """Show what is in a model: inputs, outputs, operators, weights, storage."""
+    """Show what is in a model: inputs, outputs, operators, weights, zeros, storage."""
     del debug
     from converter import api, examination
 
-    found = api.inspect(model, allow_links=allow_links).to_dict()
+    found = api.inspect(model, allow_links=allow_links, packing=packing).to_dict()
     if coupling or explain:
         asked = tuple(explain or ())
         parts = examination.coupling(model, explain=asked, data=data, allow_links=allow_links)

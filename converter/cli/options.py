@@ -197,6 +197,13 @@ Coupling = Annotated[
     bool,
     typer.Option("--coupling", help="Show which channels, heads and units can be removed."),
 ]
+Packing = Annotated[
+    bool | None,
+    typer.Option(
+        "--packing/--no-packing",
+        help="Say what packing would bring (default: up to 256 MB of weights).",
+    ),
+]
 ExplainCoupling = Annotated[
     list[str] | None,
     typer.Option(

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from converter.cli import render_coupling as coupled
 from converter.cli import render_search as search
+from converter.cli import render_storage as stored
 from converter.report import summary
 from converter.report import words as t
 
@@ -310,19 +311,11 @@ def _inventory(console: Console, data: Data) -> None:
             for kind, v in data["by_type"].items()
         ]
         _table(console, ("type", "elements", "size"), rows, right=(1, 2))
-    if data["largest"]:
-        _title(console, "Largest tensors")
-        rows = [
-            (
-                x["name"] or "(constant)",
-                x["kind"],
-                " x ".join(map(str, x["shape"])) or "scalar",
-                t.size(x["nbytes"]),
-                "" if x["zeros"] is None else t.percent(x["zeros"]),
-            )
-            for x in data["largest"]
-        ]
-        _table(console, ("name", "type", "shape", "size", "zeros"), rows, right=(3, 4))
+    for title, heads, cells, right in stored.tables(data):
+        _title(console, title)
+        _table(console, heads, cells, right=right)
+    for line in stored.remarks(data):
+        console.print(Padding(_text(line), (0, 0, 0, 2)))
 
 
 # --- passes --------------------------------------------------------------------------------------

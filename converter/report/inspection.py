@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from converter.core import registry
+from converter.core.forecast import Forecast, Forecaster
 from converter.core.graph import DEFAULT_DOMAINS, graphs, subgraphs, tensors, walk
-from converter.core.tensors import FileTensor, chunks
+from converter.core.tensors import FileTensor
+from converter.errors import ConverterError, UnknownPassError
+from converter.measure.sparsity import measure_sparsity
 from converter.report.report import jsonable
+from converter.report.storage import SMALL, Packed, packed, uses
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -18,6 +22,9 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 TOP = 10
+PACKING_BYTES = 256 << 20
+"""Bytes of tensors up to which inspection tries by itself what packing would bring."""
+
 _QUANTIZED_OPS = frozenset(
     {
         "ConvInteger",
@@ -44,13 +51,24 @@ class PortFacts:
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """One stored tensor: name, element type, shape, bytes, share of its elements that are zero."""
+    """One stored tensor.
+
+    Attributes:
+        name: Its name; empty for some constants.
+        kind: Element type.
+        shape: Sizes.
+        nbytes: Bytes of its elements.
+        zeros: Share of its elements that are zero; None for few elements, for texts, and for what
+            is decoded before it is used.
+        pattern: How the zeros lie, see :mod:`converter.measure.sparsity`; "" without zeros.
+    """
 
     name: str
     kind: str
     shape: tuple[int, ...]
     nbytes: int
     zeros: float | None
+    pattern: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,10 +93,13 @@ class Inspection:
         tensor_bytes: Bytes of all stored tensors.
         by_type: Elements and bytes by element type.
         largest: The biggest tensors.
-        zeros: Share of zeros among float and integer weights of 64 elements or more; None when
-            there are none.
+        weights: All tensors of 64 elements or more that hold numbers, the biggest first.
+        zeros: Share of zeros among float and integer weights of 64 elements or more, packed ones
+            counted as what they decode to where that is known; None when there are none.
         quantized_nodes: Nodes of quantization operators.
         metadata: Keys of the model's metadata.
+        packed: Weights that are stored in another form than they are used in.
+        packing: What the pass ``pack`` would bring; None when that was not looked at.
     """
 
     file: str
@@ -99,37 +120,49 @@ class Inspection:
     tensor_bytes: int
     by_type: dict[str, tuple[int, int]]
     largest: tuple[TensorFacts, ...]
+    weights: tuple[TensorFacts, ...]
     zeros: float | None
     quantized_nodes: int
     metadata: tuple[str, ...]
+    packed: tuple[Packed, ...] = ()
+    packing: Forecast | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able data."""
         made = asdict(self)
         made["external_files"] = [{"file": n, "bytes": b} for n, b in self.external_files]
+        for one in made["packed"]:
+            del one["stored"], one["encoded"]
         made["by_type"] = {
             kind: {"parameters": count, "bytes": nbytes}
             for kind, (count, nbytes) in self.by_type.items()
         }
+        if self.packing is not None:
+            made["packing"]["saved"] = self.packing.saved
         plain: dict[str, Any] = jsonable(made)
         return plain
 
 
-def inspect_model(model: ir.Model, path: Path | None = None) -> Inspection:
-    """Count what is in a model. Tensors are read once, chunk by chunk, to count zeros.
+def inspect_model(
+    model: ir.Model, path: Path | None = None, *, packing: bool | None = None
+) -> Inspection:
+    """Count what is in a model. Tensors are read chunk by chunk, to count zeros.
 
     Args:
         model: A loaded model.
         path: The file it came from, for sizes on disk.
+        packing: Try what the pass ``pack`` would bring; None: up to :data:`PACKING_BYTES`.
     """
     operators: Counter[str] = Counter()
     nested = 0
     for node in walk(model):
         operators[_operator(node)] += 1
         nested += len(list(subgraphs(node)))
-    weights = _Weights()
+    found = tuple(packed(model))
+    weights = _Weights(model, found)
     for tensor in tensors(model):
         weights.add(tensor)
+    nbytes = sum(nbytes for _, nbytes in weights.by_type.values())
     files = _external_files(model, path)
     graph = model.graph
     return Inspection(
@@ -149,39 +182,74 @@ def inspect_model(model: ir.Model, path: Path | None = None) -> Inspection:
         subgraphs=nested,
         functions=tuple("::".join(p for p in key[:2] if p) for key in model.functions),
         parameters=sum(n for kind, (n, _) in weights.by_type.items() if kind != "string"),
-        tensor_bytes=sum(nbytes for _, nbytes in weights.by_type.values()),
+        tensor_bytes=nbytes,
         by_type=dict(sorted(weights.by_type.items(), key=lambda item: -item[1][1])),
-        largest=tuple(sorted(weights.facts, key=lambda t: (-t.nbytes, t.name))[:TOP]),
+        largest=tuple(sorted(weights.facts, key=_by_size)[:TOP]),
+        weights=tuple(sorted((t for t in weights.facts if _is_weight(t)), key=_by_size)),
         zeros=weights.zero_elements / weights.elements if weights.elements else None,
         quantized_nodes=sum(n for op, n in operators.items() if _bare(op) in _QUANTIZED_OPS),
         metadata=tuple(sorted(model.metadata_props)),
+        packed=found,
+        packing=forecast_packing(model) if _wanted(packing, nbytes) else None,
     )
 
 
-class _Weights:
-    """Counts tensors one after the other; keeps only what may be among the largest."""
+def _wanted(packing: bool | None, nbytes: int) -> bool:  # noqa: FBT001 - passed on
+    return nbytes <= PACKING_BYTES if packing is None else packing
 
-    def __init__(self) -> None:
+
+def forecast_packing(model: ir.Model) -> Forecast | None:
+    """Ask the pass ``pack`` what it would bring; None when there is no such pass."""
+    try:
+        pass_ = registry.get("pack")()
+    except UnknownPassError:
+        return None
+    if not isinstance(pass_, Forecaster):
+        return None
+    try:
+        return pass_.forecast(model)
+    except ConverterError as error:
+        return Forecast(notes=(f"what packing would bring is not known: {error}",))
+
+
+def _is_weight(facts: TensorFacts) -> bool:
+    return math.prod(facts.shape) >= SMALL and facts.kind != "string"
+
+
+def _by_size(facts: TensorFacts) -> tuple[int, str]:
+    return -facts.nbytes, facts.name
+
+
+class _Weights:
+    """Counts tensors one after the other."""
+
+    def __init__(self, model: ir.Model, packed: tuple[Packed, ...]) -> None:
         self.by_type: dict[str, tuple[int, int]] = {}
         self.facts: list[TensorFacts] = []
-        self.elements = 0
-        self.zero_elements = 0
+        told = [one for one in packed if one.elements is not None and one.zeros is not None]
+        self.elements = sum(one.elements or 0 for one in told)
+        self.zero_elements = sum(one.zeros or 0 for one in told)
+        self._packed = {identity for one in packed for identity in one.stored}
+        self._encoded = {identity for one in packed for identity in one.encoded}
+        self._uses = dict(uses(model))
 
     def add(self, tensor: ir.TensorProtocol) -> None:
         """Count one tensor."""
         kind = tensor.dtype.name.lower()
         count, nbytes = self.by_type.get(kind, (0, 0))
         self.by_type[kind] = (count + tensor.size, nbytes + tensor.nbytes)
-        zeros = None
-        if tensor.size >= 64 and kind != "string":
-            found = sum(part.size - int(np.count_nonzero(part)) for _, part in chunks(tensor))
-            zeros = found / tensor.size
-            self.elements += tensor.size
-            self.zero_elements += found
+        zeros, pattern = None, ""
+        if tensor.size >= SMALL and kind != "string" and id(tensor) not in self._encoded:
+            views, zero = self._uses.get(id(tensor), ((), 0))
+            found = measure_sparsity(tensor, views, zero)
+            zeros, pattern = found.share, found.pattern
+            if id(tensor) not in self._packed:
+                self.elements += tensor.size
+                self.zero_elements += found.zeros
         shape = tuple(int(d) for d in tensor.shape.numpy())
-        self.facts.append(TensorFacts(tensor.name or "", kind, shape, tensor.nbytes, zeros))
-        if len(self.facts) > 50 * TOP:
-            self.facts = sorted(self.facts, key=lambda t: (-t.nbytes, t.name))[:TOP]
+        self.facts.append(
+            TensorFacts(tensor.name or "", kind, shape, tensor.nbytes, zeros, pattern)
+        )
 
 
 def _operator(node: ir.Node) -> str:
