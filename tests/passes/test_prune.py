@@ -78,7 +78,7 @@ def test_count_is_exact(sparsity: float, scope: str) -> None:
 
 def test_global_takes_from_the_smaller_tensor() -> None:
     model = two(scale=1e-4)
-    Prune(sparsity=96 / 224).apply(model, Context())
+    Prune(sparsity=96 / 224, scope="global").apply(model, Context())
     assert zeros(weight(model, "W2")) == 96
     assert zeros(weight(model, "W1")) == 0
 
@@ -392,7 +392,7 @@ def test_subgraphs_functions_and_constant_nodes() -> None:
       q = MatMul(p, k)
     }"""
     model = model_from_text(text)
-    outcome = Prune(sparsity=40 / 48).apply(model, Context())
+    outcome = Prune(scope="global", sparsity=40 / 48).apply(model, Context())
     assert outcome.counts["weights_zeroed"] == 40
     x = rng.standard_normal((2, 4)).astype(np.float32)
     kept = np.zeros((4, 4), np.float32)
@@ -403,7 +403,7 @@ def test_subgraphs_functions_and_constant_nodes() -> None:
         np.testing.assert_array_equal(result, np.zeros((2, 4)))
     (function,) = model.functions.values()
     np.testing.assert_array_equal(g.constant_array(function[0].outputs[0]), kept)
-    assert not Prune(sparsity=40 / 48).apply(model, Context()).modified
+    assert not Prune(scope="global", sparsity=40 / 48).apply(model, Context()).modified
 
 
 def test_recurrent_and_convolution_weights() -> None:
@@ -435,5 +435,5 @@ def test_notes_are_honest() -> None:
     outcome = Prune(sparsity=0.5).apply(model, Context())
     assert any("dense" in note for note in outcome.notes)
     model = two(scale=1e-6)
-    outcome = Prune(sparsity=0.5).apply(model, Context())
+    outcome = Prune(sparsity=0.5, scope="global").apply(model, Context())
     assert any("zero throughout" in note for note in outcome.notes)
