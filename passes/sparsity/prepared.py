@@ -1,0 +1,162 @@
+"""The weights that a layer gets for any number of zeros, from a few that were worked out.
+
+Between two of these the masks are cut exactly and the weights blended.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from converter.core import graph as g
+from passes.reconstruction.linear import Linear, linear_of
+from passes.reconstruction.transposed import matrices
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from passes.sparsity.layers import Layer
+    from passes.tuning.store import Store
+
+Array = np.ndarray[Any, Any]
+
+
+@dataclass(eq=False)
+class Prepared:
+    """A layer with the weights for some numbers of zeros.
+
+    Attributes:
+        layer: Of the model that is changed on trial.
+        ranks: Turn at which every weight goes, flat: int32 (weights,).
+        least: Zeros that are there already.
+        first: Position of the first node of the main graph that needs it.
+        node: The one node that is fitted; None: weights are masked only.
+        points: Numbers of zeros that were worked out, ascending; nothing: masked only.
+        weights: By point, flat: float16 or float32 (weights,).
+        biases: By point: float32 (outputs,), or nothing where there is no bias.
+        now: Zeros that it has at present; -1: weights that no number describes.
+    """
+
+    layer: Layer
+    ranks: Array
+    least: int
+    first: int
+    node: ir.Node | None = None
+    points: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    now: int = -1
+    _original: Array = field(init=False)
+    _store: Store | None = None
+    _key: str = ""
+    _biases: list[Array | None] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._original = np.ascontiguousarray(self.layer.tensor.numpy())
+
+    @property
+    def size(self) -> int:
+        """Number of weights."""
+        return int(self._original.size)
+
+    def linear(self) -> Linear | None:
+        """Return the layer as what can be fitted, with the weights that it has at present."""
+        found = None if self.node is None else linear_of(self.node)
+        return found if isinstance(found, Linear) else None
+
+    def original(self, linear: Linear) -> Array:
+        """Return the weights before this pass: float64 (groups, outputs, K)."""
+        return _matrices(linear, self._original.astype(np.float64))
+
+    def mask(self, linear: Linear, zeros: int) -> Array:
+        """Return which weights stay: bool (groups, outputs, K)."""
+        stays = _matrices(linear, (self.ranks >= zeros).reshape(self._original.shape))
+        return stays.astype(bool)
+
+    def begin(self, points: Array, store: Store, key: str) -> None:
+        """Forget what was worked out, and take other points."""
+        self.points, self._store, self._key, self._biases = points, store, key, []
+
+    def add(self, weight: Array, bias: Array | None) -> None:
+        """Take the weights for the next point.
+
+        Args:
+            weight: In the shape of the tensor.
+            bias: float (outputs,), or nothing.
+        """
+        assert self._store is not None
+        self._store.append(self._key, np.ascontiguousarray(weight).reshape(-1))
+        self._biases.append(None if bias is None else bias.astype(np.float32))
+
+    def put(self, zeros: int) -> None:
+        """Give the layer its weights for so many zeros."""
+        zeros = max(int(zeros), self.least)
+        if zeros == self.now:
+            return
+        weight, bias = self._at(zeros)
+        self._set(weight.astype(self._original.dtype).reshape(self._original.shape))
+        linear = self.linear() if bias is not None else None
+        if linear is not None and linear.home is not None and bias is not None:
+            value = linear.home.node.inputs[linear.home.position]
+            old = g.constant_array(value)
+            assert value is not None
+            assert old is not None
+            g.set_constant(value, bias.astype(old.dtype).reshape(old.shape))
+        self.now = zeros
+
+    def _at(self, zeros: int) -> tuple[Array, Array | None]:
+        stays = self.ranks >= zeros
+        worked = len(self._biases)
+        if not worked or self._store is None:
+            return np.where(stays, self._original.reshape(-1), self._original.dtype.type(0)), None
+        made, points = self._store[self._key], self.points[:worked]
+        after = int(np.searchsorted(points, zeros))
+        if after in (0, worked) or points[after] == zeros:
+            at = min(after, worked - 1)
+            return np.where(stays, made[at], made[at].dtype.type(0)), self._biases[at]
+        part = np.float32((zeros - points[after - 1]) / (points[after] - points[after - 1]))
+        weight = (1 - part) * made[after - 1].astype(np.float32)
+        weight *= stays
+        weight += part * made[after].astype(np.float32)
+        first, second = self._biases[after - 1], self._biases[after]
+        if first is None or second is None:
+            return weight, None
+        return weight, (1 - part) * first + part * second
+
+    def _set(self, weight: Array) -> None:
+        import onnx_ir as ir
+
+        tensor = ir.tensor(weight, dtype=self.layer.tensor.dtype, name=self.layer.tensor.name)
+        if self.layer.value.is_initializer():
+            g.set_constant(self.layer.value, tensor)
+            return
+        producer = self.layer.value.producer()
+        assert producer is not None
+        producer.attributes["value"] = ir.AttrTensor("value", tensor)
+        if self.layer.value.const_value is not None:
+            self.layer.value.const_value = tensor
+
+
+def ranks_of(scores: Array, weights: Array) -> Array:
+    """Return the turn at which every weight goes; zeros first, equal scores by index.
+
+    Args:
+        scores: The lowest goes first: (weights,).
+        weights: Flat.
+
+    Returns:
+        int32 (weights,).
+    """
+    order = np.lexsort((scores.reshape(-1), weights.reshape(-1) != 0))
+    ranks = np.empty(len(order), np.int32)
+    ranks[order] = np.arange(len(order), dtype=np.int32)
+    return ranks
+
+
+def _matrices(linear: Linear, array: Array) -> Array:
+    """Bring something in the form of the weight into that of a matrix per group."""
+    if linear.stuffing is not None:
+        return matrices(array, linear.geometry.groups)
+    groups, outputs, width = linear.weight.shape
+    matrix = array.T if linear.swapped else array
+    return np.ascontiguousarray(matrix.reshape(groups, outputs, width))
