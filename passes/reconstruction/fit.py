@@ -58,7 +58,7 @@ class Recipe:
     zeros: Mapping[str, int] = field(default_factory=dict)
 
     @property
-    def squares(self) -> bool:
+    def refits(self) -> bool:
         """Tell whether weights are fitted."""
         return self.method in ("least_squares", "obs")
 
@@ -116,7 +116,7 @@ def fit(
     if not before > _EXACT:
         return Found(None, None, before, before, "it is exact already" if before >= 0 else _NAN)
     best = _Best(present, before, "no fit is better on what was held out")
-    if recipe.squares and problem.many_rows():
+    if recipe.refits and problem.many_rows():
         found = choice is not None and problem.chosen(best, choice)
         if not found:
             problem.squares(best)

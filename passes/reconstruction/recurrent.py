@@ -178,7 +178,7 @@ def fit_recurrent(
     Returns:
         New weights, or why there are none.
     """
-    if not recipe.squares:
+    if not recipe.refits:
         return "recurrent layers are fitted by least squares alone"
     student, teacher = (recurrent_of(node) for node in nodes)
     assert isinstance(student, Recurrent)
