@@ -52,6 +52,7 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
     shard_size: str | int | None = None,
     weights_format: Literal["raw", "safetensors"] | None = None,
     strip_weights: bool | None = None,
+    sparse_initializers: bool | None = None,
     keep_opset: bool | None = None,
     allow_links: bool = False,
     provenance: bool | None = None,
@@ -92,6 +93,8 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
         shard_size: Weights in files of at most this size, such as ``"2GB"``.
         weights_format: Container of the weights beside the model.
         strip_weights: Write the graph without its weights, for bug reports and diffs.
+        sparse_initializers: Write tensors with many zeros as sparse initializers, where that is
+            smaller; some tools do not read them (see docs/formats.md).
         keep_opset: Forbid changes of opset and IR version.
         allow_links: Accept symbolic and hard links to external data.
         provenance: Write recipe, versions and digests into the model's metadata.
@@ -142,6 +145,7 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
                 _first(shard_size, chosen.output.shard_size),
                 _first(weights_format, chosen.output.weights_format),
                 strip_weights=_first(strip_weights, chosen.output.strip_weights),
+                sparse=_first(sparse_initializers, chosen.output.sparse_initializers),
             ),
             provenance=_first(provenance, chosen.output.provenance) is not False,
         ),
@@ -176,6 +180,7 @@ def save(  # noqa: PLR0913 - the words of the command line
     shard_size: str | int | None = None,
     weights_format: Literal["raw", "safetensors"] = "raw",
     strip_weights: bool = False,
+    sparse_initializers: bool = False,
     in_place: bool = False,
 ) -> Path:
     """Write a model atomically; an existing file is replaced, never torn.
@@ -187,6 +192,8 @@ def save(  # noqa: PLR0913 - the words of the command line
         shard_size: Weights in files of at most this size, such as ``"2GB"``.
         weights_format: Container of the weights beside the model.
         strip_weights: Write the graph without its weights, for bug reports and diffs.
+        sparse_initializers: Write tensors with many zeros as sparse initializers, where that is
+            smaller; some tools do not read them (see docs/formats.md).
         in_place: ``path`` may be the file that the model was loaded from.
 
     Raises:
@@ -195,7 +202,13 @@ def save(  # noqa: PLR0913 - the words of the command line
     """
     from converter.verification.write import Proof, write_model
 
-    layout = _layout(external_data, shard_size, weights_format, strip_weights=strip_weights)
+    layout = _layout(
+        external_data,
+        shard_size,
+        weights_format,
+        strip_weights=strip_weights,
+        sparse=sparse_initializers,
+    )
     with tempfile.TemporaryDirectory(prefix="onnxpress-") as folder:
         proof = Proof(_settings(folder, [model], 1, None))
         return write_model(model, Path(path), layout=layout, proof=proof, in_place=in_place).path
@@ -351,7 +364,12 @@ def _settings(
 
 
 def _layout(
-    external_data: Any, shard_size: Any, weights_format: Any, *, strip_weights: bool | None
+    external_data: Any,
+    shard_size: Any,
+    weights_format: Any,
+    *,
+    strip_weights: bool | None,
+    sparse: bool | None,
 ) -> Layout:
     from converter.io.layout import Layout, parse_size
 
@@ -360,6 +378,7 @@ def _layout(
         shard_size=None if shard_size is None else parse_size(shard_size),
         weights_format=weights_format or "raw",
         strip_weights=bool(strip_weights),
+        sparse_initializers=bool(sparse),
     )
 
 

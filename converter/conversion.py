@@ -123,7 +123,7 @@ class _Conversion:
             samples = self._made_up(fed)
         self._note_data(samples, calibrated=data is not None)
         run = self._run_passes(original, (data, samples), budget)
-        model = self._stamp(original, run.model)
+        model = self._sparsified(self._stamp(original, run.model))
         verdict = self._verify(original, model, samples, budget)
         if verdict is not None and not verdict.passed:
             self._reject(original, model, run, verdict, samples)
@@ -240,6 +240,17 @@ class _Conversion:
         )
         return model
 
+    def _sparsified(self, model: ir.Model) -> ir.Model:
+        """Store weights as sparse ones where that was asked for, so that this is verified too."""
+        if not self.order.output.layout.sparse_initializers:
+            return model
+        from converter.io.sparsify import sparsified
+
+        model, notes = sparsified(model)
+        assert self.report is not None
+        self._update(notes=(*self.report.notes, *notes))
+        return model
+
     def _verify(
         self,
         original: ir.Model,
@@ -296,7 +307,7 @@ class _Conversion:
         saved = write_model(
             model,
             output.target,
-            layout=output.layout,
+            layout=replace(output.layout, sparse_initializers=False),  # they are sparse by now
             proof=Proof(self.settings, samples),
             source=Path(source) if isinstance(source, str | Path) else None,
             in_place=output.in_place,

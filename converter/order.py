@@ -130,6 +130,7 @@ class Order:
                 shard_size=None if layout.shard_size is None else str(layout.shard_size),
                 weights_format=None if layout.weights_format == "raw" else layout.weights_format,
                 strip_weights=layout.strip_weights or None,
+                sparse_initializers=layout.sparse_initializers or None,
                 keep_opset=self.checks.keep_opset or None,
                 provenance=None if output.provenance else False,
             ),

@@ -247,6 +247,14 @@ StripWeights = Annotated[
         rich_help_panel=_OUTPUT,
     ),
 ]
+SparseInitializers = Annotated[
+    bool,
+    typer.Option(
+        "--sparse-initializers",
+        help="Write tensors with many zeros as sparse ones; some tools do not read them.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
 KeepOpset = Annotated[
     bool,
     typer.Option(

@@ -66,6 +66,9 @@ class RecipeOutput:
         Literal["raw", "safetensors"] | None, Param("container of the weights beside the model")
     ] = None
     strip_weights: Annotated[bool | None, Param("write the graph without its weights")] = None
+    sparse_initializers: Annotated[
+        bool | None, Param("write tensors with many zeros as sparse ones")
+    ] = None
     report: Annotated[str | None, Param("report file, .json or .html")] = None
     keep_opset: Annotated[bool | None, Param("never change opset or IR version")] = None
     provenance: Annotated[bool | None, Param("write the recipe into the model")] = None

@@ -13,6 +13,7 @@ from converter.errors import InvalidModelError
 from converter.io import safetensors
 from converter.io.layout import Layout, WeightsFormat
 from converter.io.skeleton import Placed, set_external
+from converter.io.sparsify import SparsePart
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -175,7 +176,7 @@ class _Hashing(_Counting):
 def write_tensor(file: Any, tensor: ir.TensorProtocol) -> None:
     """Write exactly the bytes that the tensor claims, a chunk at a time where that is possible."""
     counting = _Counting(file)
-    if isinstance(tensor, FileTensor | MappedTensor):
+    if isinstance(tensor, FileTensor | MappedTensor | SparsePart):
         tensor.tofile(counting)
     elif tensor.dtype.bitwidth >= 8 and tensor.nbytes > _CHUNK:
         for _, chunk in chunks(tensor):

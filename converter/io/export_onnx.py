@@ -24,6 +24,7 @@ from converter.io.publish import (
     remove_unused,
 )
 from converter.io.skeleton import Placed, Skeleton, make_skeleton
+from converter.io.sparsify import sparsified
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -138,6 +139,9 @@ def save_onnx(
     form = text.form_of(path)
     if form is not None:
         layout.check_single(f"a {path.suffix} file")
+    told: tuple[str, ...] = ()
+    if layout.sparse_initializers:
+        model, told = sparsified(model)
     skeleton = make_skeleton(model)
     stripped = layout.strip_weights or strip.KEY in model.metadata_props
     if stripped:
@@ -146,7 +150,7 @@ def save_onnx(
         saved = _save_text(skeleton, path, form, stripped=stripped)
     else:
         saved = _save_onnx(model, skeleton, path, layout, source)
-    return replace(saved, notes=(*saved.notes, STRIPPED)) if stripped else saved
+    return replace(saved, notes=(*saved.notes, *told, *((STRIPPED,) if stripped else ())))
 
 
 def _stripped(skeleton: Skeleton) -> Skeleton:

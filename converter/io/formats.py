@@ -115,6 +115,12 @@ def check_form(path: Path, layout: Layout) -> None:
         )
     if suffix in _SINGLE:
         layout.check_single(f"a {suffix} file")
+    if layout.sparse_initializers and (suffix == ORT or TEXT.get(suffix) == "onnxtxt"):
+        raise UsageError(
+            f"a {suffix} file has no sparse initializers",
+            allowed=".onnx, .json and .textproto files",
+            hint="leave out --sparse-initializers, or write one of these",
+        )
     if suffix == ORT and layout.strip_weights:
         raise UsageError(
             "a .ort file cannot do without its weights",

@@ -43,12 +43,14 @@ class Layout:
         shard_size: No data file gets larger than so many bytes, unless one tensor alone is.
         weights_format: Container of the weights beside the model.
         strip_weights: Write the graph without its weights and without texts about its origin.
+        sparse_initializers: Write tensors with many zeros as sparse ones, where that is smaller.
     """
 
     external_data: ExternalData = "auto"
     shard_size: int | None = None
     weights_format: WeightsFormat = "raw"
     strip_weights: bool = False
+    sparse_initializers: bool = False
 
     def __post_init__(self) -> None:
         _check_word("external_data", self.external_data, get_args(ExternalData))
@@ -65,6 +67,12 @@ class Layout:
             raise UsageError(
                 "a model without weights has nothing to put beside it",
                 hint=f"leave out {asked or '--external-data yes'}, or --strip-weights",
+            )
+        if self.sparse_initializers and (self.strip_weights or self.weights_format != "raw"):
+            other = "--strip-weights" if self.strip_weights else "--weights-format safetensors"
+            raise UsageError(
+                "sparse initializers are weights, and they lie in the model file",
+                hint=f"leave out {other}, or --sparse-initializers",
             )
 
     def _asked(self) -> str:
