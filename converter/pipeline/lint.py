@@ -40,10 +40,4 @@ def unusual(passes: Sequence[Pass]) -> list[str]:
             for name in sorted((first.follows & behind.keys()) - before)
             if first.name not in behind[name].follows
         ]
-    names = [each.name for each in passes]
-    if "prune" in names and not _REPAIRS.keys() & set(names[names.index("prune") :]):
-        found.append(
-            "prune has no pass behind it that makes up for it: with data, reconstruct fits the "
-            "weights that are left and brings back most of what pruning costs"
-        )
     return list(dict.fromkeys(found))

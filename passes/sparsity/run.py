@@ -63,6 +63,12 @@ class Order:
     selection: Selection
 
 
+_UNMENDED = (
+    "nothing made up for the zeros: with --data FILE (64 to 512 unlabelled samples) the weights "
+    "that are left are fitted to the original"
+)
+
+
 class Pruning:
     """One run of the pass.
 
@@ -92,6 +98,8 @@ class Pruning:
             if changed and order.recover != "none":
                 self._account.repair(self.recovered(model, last))
         counted.tell(self._account, first or [], last)
+        if modified and order.recover == "none" and self._context.dataset is None:
+            self._account.notes.append(_UNMENDED)
         self._explain(last)
         return replace(self._account.outcome(modified=modified), counts=self._account.counts)
 
