@@ -233,13 +233,13 @@ def _share_out(
         cut = None
         if after > counts.zeros:
             own = Magnitude.of([tensor]).at_least(space.value(key))
-            edge = tensor.size if take == equal else _edge(tensor, own, take)
+            edge = tensor.size if take == equal else edge_of(tensor, own, take)
             cut = Cut(own, edge if equal else 0)
         plans.append(Plan(cut, counts.size, counts.zeros, max(after, counts.zeros)))
     return plans
 
 
-def _edge(tensor: ir.TensorProtocol, key: int, take: int) -> int:
+def edge_of(tensor: ir.TensorProtocol, key: int, take: int) -> int:
     """Return the flat index just after the ``take``-th weight with this key."""
     if not take:
         return 0
@@ -281,9 +281,20 @@ def _sample(tensors: Sequence[ir.TensorProtocol], total: int) -> Iterator[Array]
     # The sample decides how fast the answer is found and never what it is: no seed is needed.
     shifts = np.random.default_rng(0)
     for tensor in tensors:
-        places = np.arange(0, tensor.size, stride)
-        places += shifts.integers(0, stride, places.size)
-        yield from _runs(tensor, np.minimum(places, max(0, tensor.size - _RUN)))
+        yield from _runs_of(tensor, stride, shifts)
+
+
+def runs_of(tensor: ir.TensorProtocol, places: int) -> Iterator[Array]:
+    """Yield short runs of weights from about so many places spread evenly over a tensor."""
+    yield from _runs_of(tensor, max(_RUN, tensor.size // places), np.random.default_rng(0))
+
+
+def _runs_of(
+    tensor: ir.TensorProtocol, stride: int, shifts: np.random.Generator
+) -> Iterator[Array]:
+    places = np.arange(0, tensor.size, stride)
+    places += shifts.integers(0, stride, places.size)
+    yield from _runs(tensor, np.minimum(places, max(0, tensor.size - _RUN)))
 
 
 def _runs(tensor: ir.TensorProtocol, places: Array) -> Iterator[Array]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from passes.allocation.order import plan_zeros
+from passes.sparsity.lamp import lamp_cuts
 from passes.sparsity.matrix import matrix_of
 from passes.sparsity.problem import Allocation, Problem
 from passes.sparsity.room import zeros_of
@@ -70,8 +71,15 @@ def lamp(problem: Problem) -> Allocation:
     """Compare every weight with the larger ones of its layer (Lee et al. 2021, arXiv 2010.07611).
 
     The score is w^2 / (sum of the squares that are not smaller): what a weight is worth within the
-    best layer that still has it. The lowest scores of all layers go.
+    best layer that still has it. The lowest scores of all layers go. Scores of wanda and obs take
+    the place of squares; random weights are as many as magnitudes say.
     """
+    if problem.pattern.kind == "unstructured" and problem.criterion in ("magnitude", "random"):
+        found = lamp_cuts([layer.tensor for layer in problem.layers], problem.wanted)
+        zeros = np.asarray([count for count, _ in found], np.int64)
+        if problem.criterion == "random":
+            return Allocation(zeros)
+        return Allocation(zeros, cuts=tuple(cut for _, cut in found))
     parts = []
     for index in range(len(problem.layers)):
         scores, sizes = _units(problem, index, squared=problem.criterion == "magnitude")
