@@ -40,11 +40,13 @@ class Ruling:
         excess: Error over what is allowed, of the worst term: at most 1 when it holds, infinite
             for broken outputs.
         text: The worst term in words.
+        measured: False when no term can be measured on these samples: accuracy without labels.
     """
 
     holds: bool
     excess: float
     text: str
+    measured: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,7 +131,8 @@ class Guard:
         found = [(bound, figure(evidence, bound, margin)) for bound in self.bounds]
         known = [(bound, item) for bound, item in found if item is not None]
         if not known:
-            return Ruling(holds=True, excess=0.0, text="no term can be measured on these samples")
+            said = "no term can be measured on these samples"
+            return Ruling(holds=True, excess=0.0, text=said, measured=False)
         bound, worst = max(known, key=lambda pair: pair[1].excess)
         unit = _UNITS.get(bound.metric, "")
         text = f"{bound.metric} {worst.measured:.4g}{unit}"

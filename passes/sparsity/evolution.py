@@ -40,14 +40,12 @@ class Individual:
         loss: Damage on the samples of the search.
         quick: The same on few of them.
         reach: How far its children's mutations go.
-        origin: Name of the start it was, or "".
     """
 
     zeros: Array
     loss: float
     quick: float
     reach: float
-    origin: str = ""
 
 
 @dataclass(frozen=True)
@@ -92,10 +90,10 @@ class Evolution:
     generation: int = 0
     _seen: set[bytes] = field(default_factory=set)
 
-    def run(self, starts: Sequence[tuple[str, Array]], plan: Plan) -> list[Individual]:
-        """Search from named starts; returns the survivors, the best first."""
-        for name, zeros in starts:
-            self._admit(self.room.fitted(zeros), _STEP, name)
+    def run(self, starts: Sequence[Array], plan: Plan) -> list[Individual]:
+        """Search from some allocations; returns the survivors, the best first."""
+        for zeros in starts:
+            self._admit(self.room.fitted(zeros), _STEP)
         firsts = list(self.survivors)
         while self._going(plan) and len(self.survivors) < plan.population:
             parent = firsts[len(self.survivors) % len(firsts)]
@@ -157,7 +155,7 @@ class Evolution:
             return
         self.evaluations += 1
         loss = _number(self.loss(zeros))
-        self.survivors.append(Individual(zeros, loss, quick, reach, origin))
+        self.survivors.append(Individual(zeros, loss, quick, reach))
 
     def _chosen(self, parents: Sequence[Individual]) -> Individual:
         """Return the better of two (parents come sorted)."""

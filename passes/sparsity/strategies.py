@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from passes.sparsity import simple
+from passes.sparsity import adaptive, genetic, safe, simple
 from passes.sparsity.problem import Strategy
 
 Name = Literal[
@@ -27,6 +27,9 @@ STRATEGIES: Mapping[Name, Strategy] = {
     "erk": simple.erk,
     "linear": simple.linear,
     "polynomial": simple.polynomial,
+    "genetic": genetic.genetic,
+    "adaptive": adaptive.adaptive,
+    "safe": safe.safe,
 }
 BOUNDED: frozenset[Name] = frozenset({"adaptive", "safe"})
 """These find the share themselves; the one that is given is the most they may reach."""

@@ -26,6 +26,8 @@ _REPEATED = 1.6
 _NOISE = 1e-6
 """Loss below which steps are told apart by how many zeros they bring."""
 _BROKEN = 1e6
+_DECADES = 1e5
+"""Part of the damage at the end of a way from which on it is worth to look."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,9 +49,44 @@ class Trail:
     rates: Array
     complete: bool = True
 
+    @property
+    def totals(self) -> Array:
+        """Zeros of all layers by point: int64 (points,)."""
+        return np.asarray(self.zeros.sum(axis=1))
+
+    def until(self, loss: float) -> int:
+        """Return the most zeros with a loss of at most this; those of the first point at least."""
+        return int(self.totals[max(0, int(np.searchsorted(self.losses, loss, side="right")) - 1)])
+
+    def between(self, low: int, high: int, depth: float) -> Array:
+        """Return an allocation between two totals, by the damage that is to be expected.
+
+        Args:
+            low: Zeros at depth 0.
+            high: Zeros at depth 1, more than ``low``.
+            depth: 0 to 1, on the scale of the logarithm of the damage: figures that budgets are
+                about grow evenly then.
+        """
+        totals, losses = self.totals.astype(np.float64), np.maximum.accumulate(self.losses)
+        losses = losses + _NOISE * (np.arange(len(losses)) + 1.0) / len(losses)
+        first, last = np.interp([low, high], totals, losses)
+        first = max(first, last / _DECADES)
+        wished = np.interp(first * (last / first) ** depth, losses, totals)
+        return self.at(min(high, max(low + 1, round(float(wished)))) if depth < 1.0 else high)
+
+    def order(self, total: int) -> Array:
+        """Return the layers in the order in which they get more zeros beyond a total."""
+        later = self.zeros[self.totals > total]
+        if not len(later):
+            return np.arange(0)
+        rises = later > self.at(total)
+        first = np.where(rises.any(axis=0), rises.argmax(axis=0), len(later))
+        order = np.argsort(first, kind="stable")
+        return np.asarray(order[first[order] < len(later)])
+
     def at(self, total: int) -> Array:
         """Return the allocation with so many zeros: int64 (layers,)."""
-        totals = self.zeros.sum(axis=1)
+        totals = self.totals
         i = int(np.clip(np.searchsorted(totals, total), 1, max(1, len(totals) - 1)))
         if len(totals) < 2:
             return self.room.to(total).fitted(self.zeros[0])
@@ -88,9 +125,10 @@ class Climb:
     _known: dict[int, tuple[int, float]] = field(default_factory=dict)
     _blind: bool = False
 
-    def run(self) -> Trail:
-        """Go up to the sum that is wanted."""
-        self._points, self._losses = [self.room.low.copy()], [self._measured(self.room.low)]
+    def run(self, start: Array | None = None) -> Trail:
+        """Go up to the sum that is wanted, from the zeros that are there or from a later point."""
+        first = self.room.low.copy() if start is None else start
+        self._points, self._losses = [first], [self._measured(first)]
         rates = np.zeros(len(self.room.sizes))
         queue = [(0.0, i) for i in range(len(rates))]
         while queue and int(self._points[-1].sum()) < self.room.wanted:

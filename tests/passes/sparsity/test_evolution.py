@@ -32,7 +32,7 @@ def uniform(share: float) -> np.ndarray:
 
 def search(seed: int, **given: object) -> Evolution:
     made = Evolution(room(0.7), damage, np.random.default_rng(seed), **given)  # type: ignore[arg-type]
-    made.run([("uniform", uniform(0.7))], Plan(12, 15))
+    made.run([uniform(0.7)], Plan(12, 15))
     return made
 
 
@@ -114,7 +114,7 @@ def test_losses_that_are_no_numbers_never_win() -> None:
         return float("nan") if calls[0] % 2 else damage(zeros)
 
     made = Evolution(room(0.7), broken, np.random.default_rng(0))
-    made.run([("uniform", uniform(0.7))], Plan(8, 4))
+    made.run([uniform(0.7)], Plan(8, 4))
     assert np.isfinite(made.survivors[0].loss)
 
 
