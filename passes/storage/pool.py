@@ -126,29 +126,47 @@ def _bytes(count: int, bits: int) -> int:
 def _write(stored: list[Stored], build: Builder) -> list[ir.Value]:
     """Add the decoder; returns one value per constant, in their order."""
     emit = Emitter(build)
-    widths = sorted({one.width for one in stored})
-    order = [one for width in widths for one in stored if one.width == width]
+    blocks = _blocks(stored)
     regions: list[ir.Value] = []
     lengths: list[int] = []
-    for width in widths:
-        part = [one for one in order if one.width == width]
-        value, length = _region(emit, part, width)
+    owners: list[list[Stored]] = []
+    for width in sorted({block[0].width for block in blocks}):
+        part = [block for block in blocks if block[0].width == width]
+        value, length = _region(emit, [one for block in part for one in block], width)
         regions.append(value)
-        lengths.extend(one.content.codes.size for one in part)
-        spare = length - sum(one.content.codes.size for one in part)
+        owners += part
+        lengths += [_elements(block) for block in part]
+        spare = length - sum(map(_elements, part))
         if spare:
+            owners.append([])
             lengths.append(spare)
-            order.insert(order.index(part[-1]) + 1, _SPARE)
     flat = _widened(emit, emit.joined(regions), stored[0])
-    pieces = zip(order, emit.split(flat, lengths), strict=True)
-    vectors = {id(one): piece for one, piece in pieces if one is not _SPARE}
-    sides = _sides(emit, stored)
-    found = []
+    found: dict[int, ir.Value] = {}
+    for block, vector in zip(owners, emit.split(flat, lengths), strict=True):
+        if block:
+            values = _finished(emit, block, vector)
+            found.update(zip(map(id, block), values, strict=True))
     for one in stored:
-        value = _finished(emit, one, vectors[id(one)], sides.get(id(one)))
-        value.type = ir.TensorType(ir.DataType.from_numpy(one.constant.array.dtype))
-        found.append(value)
-    return found
+        kind = ir.DataType.from_numpy(one.constant.array.dtype)
+        found[id(one)].type = ir.TensorType(kind)
+    return [found[id(one)] for one in stored]
+
+
+def _elements(block: list[Stored]) -> int:
+    return sum(one.content.codes.size for one in block)
+
+
+def _blocks(stored: list[Stored]) -> list[list[Stored]]:
+    """Return constants that make one larger tensor when put behind each other along axis 0."""
+    blocks: dict[tuple[Any, ...], list[Stored]] = {}
+    for one in stored:
+        shape, side = one.constant.array.shape, one.content.scales
+        along_first = side is None or side.size == side.shape[0] == shape[0]
+        alone = not shape or one.content.table is not None or not along_first
+        halves = None if side is None else stored_side(side).dtype.str
+        key = (one.width, shape[1:], halves, id(one) if alone else 0)
+        blocks.setdefault(key, []).append(one)
+    return list(blocks.values())
 
 
 def _region(emit: Emitter, part: list[Stored], width: int) -> tuple[ir.Value, int]:
@@ -188,51 +206,27 @@ def _widened(emit: Emitter, flat: ir.Value, one: Stored) -> ir.Value:
     return flat
 
 
-def _finished(emit: Emitter, one: Stored, vector: ir.Value, side: ir.Value | None) -> ir.Value:
-    """Add the last nodes of one constant."""
-    shape = emit.sizes(one.constant.array.shape)
-    if one.content.kind == "palette":
-        assert side is not None
-        return emit.node("Reshape", emit.node("GatherElements", side, vector), shape)
-    value = emit.node("Reshape", vector, shape)
-    if side is None:
-        return value
-    product = emit.node("Mul", value, side)
-    single = one.constant.array.dtype == np.float32
-    return product if single else emit.cast(product, ir.DataType.FLOAT16)
+def _finished(emit: Emitter, block: list[Stored], vector: ir.Value) -> list[ir.Value]:
+    """Add the last nodes of constants that form one tensor."""
+    first = block[0]
+    shape = first.constant.array.shape
+    content = first.content
+    if content.table is not None:
+        table = _side(emit, first, stored_side(content.table))
+        vector = emit.node("GatherElements", table, vector)
+    rows = [one.constant.array.shape[0] for one in block if shape]
+    value = emit.node("Reshape", vector, emit.sizes((sum(rows), *shape[1:]) if shape else ()))
+    if content.scales is not None:
+        side = [stored_side(one.content.scales) for one in block if one.content.scales is not None]
+        value = emit.node("Mul", value, _side(emit, first, np.concatenate(side)))
+        if first.constant.array.dtype == np.float16:
+            value = emit.cast(value, ir.DataType.FLOAT16)
+    return emit.split(value, rows) if len(block) > 1 else [value]
 
 
-def _sides(emit: Emitter, stored: list[Stored]) -> dict[int, ir.Value]:
-    """Add scales and tables; those that differ along their first axis alone share a vector."""
-    groups: dict[tuple[Any, ...], list[tuple[Stored, Array]]] = {}
-    found: dict[int, ir.Value] = {}
-    for one in stored:
-        side = one.content.scales if one.content.table is None else one.content.table
-        if side is not None:
-            side = _squeezed(stored_side(side))
-            alone = (id(one),) if side.ndim and side.size != len(side) else ()
-            groups.setdefault((side.dtype.str, side.shape[1:], *alone), []).append((one, side))
-    for group in groups.values():
-        first = group[0][0]
-        kind = ir.DataType.from_numpy(first.constant.array.dtype)
-        kind = ir.DataType.FLOAT if first.content.kind == "scaled" else kind
-        value = emit.constant(np.concatenate([side for _, side in group]), "s")
-        if value.dtype != kind:
-            value = emit.cast(value, kind)
-        pieces = emit.split(value, [len(side) for _, side in group])
-        found.update({id(one): piece for (one, _), piece in zip(group, pieces, strict=True)})
-    return found
-
-
-def _squeezed(side: Array) -> Array:
-    """Take away axes of one in front, as far as there is another one."""
-    while side.ndim > 1 and side.shape[0] == 1:
-        side = side[0]
-    return side
-
-
-_NOTHING = np.zeros(0, np.uint8)
-_SPARE = Stored(
-    Constant(ir.Value(name="spare"), _NOTHING), Content("raw", 8, _NOTHING, lambda: _NOTHING), 0, 0
-)
-"""Stands for elements behind the last constant of a region."""
+def _side(emit: Emitter, one: Stored, side: Array) -> ir.Value:
+    """Add scales, as floats, or a table, as the type of the constant."""
+    kind = ir.DataType.from_numpy(one.constant.array.dtype)
+    kind = ir.DataType.FLOAT if one.content.kind == "scaled" else kind
+    value = emit.constant(side, "s")
+    return value if value.dtype == kind else emit.cast(value, kind)
