@@ -21,6 +21,7 @@ _HOMES = {
     "Freeze": "freeze",
     "Fuse": "fuse",
     "Inline": "inline",
+    "Pack": "pack",
     "Prune": "prune",
     "PruneChannels": "prune_channels",
     "Quantize": "quantize",
@@ -29,6 +30,7 @@ _HOMES = {
     "Reconstruct": "reconstruct",
     "Simplify": "simplify",
     "Smooth": "smooth",
+    "Unpack": "unpack",
 }
 __all__ = sorted(_HOMES)  # noqa: PLE0605 - made from the table so that the two cannot differ
 

@@ -47,6 +47,7 @@ class Cast(Pass):
 
     name: ClassVar[str] = "cast"
     summary: ClassVar[str] = "compute in float16 or bfloat16 where observed ranges allow it"
+    reads_weights: ClassVar[bool] = True
     follows: ClassVar[frozenset[str]] = frozenset(
         {"simplify", "prune", "prune_channels", "drop_layers"}
     )

@@ -39,6 +39,7 @@ class ClusterWeights(Pass):
 
     name: ClassVar[str] = "cluster_weights"
     summary: ClassVar[str] = "store weights as indices into small tables of numbers"
+    reads_weights: ClassVar[bool] = True
     follows: ClassVar[frozenset[str]] = frozenset(
         {"simplify", "fuse", "fold_constants", "prune", "prune_channels", "drop_layers"}
     )

@@ -39,6 +39,7 @@ class CorrectBias(Pass):
 
     name: ClassVar[str] = "correct_bias"
     summary: ClassVar[str] = "restore the means that lossy passes before it have shifted"
+    reads_weights: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA})
     follows: ClassVar[frozenset[str]] = frozenset(
         {

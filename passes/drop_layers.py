@@ -48,6 +48,7 @@ class DropLayers(Pass):
 
     name: ClassVar[str] = "drop_layers"
     summary: ClassVar[str] = "leave out residual blocks and layers that change little"
+    reads_weights: ClassVar[bool] = True
     follows: ClassVar[frozenset[str]] = frozenset({"simplify"})
     idempotent: ClassVar[bool] = False  # the next block can always go
     restructures: ClassVar[bool] = True

@@ -39,6 +39,7 @@ class Equalize(Pass):
 
     name: ClassVar[str] = "equalize"
     summary: ClassVar[str] = "equal ranges of channels from layer to layer, before quantization"
+    reads_weights: ClassVar[bool] = True
     follows: ClassVar[frozenset[str]] = frozenset(
         {"simplify", "fuse", "prune", "prune_channels", "drop_layers"}
     )

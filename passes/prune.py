@@ -48,6 +48,7 @@ class Prune(Pass):
 
     name: ClassVar[str] = "prune"
     summary: ClassVar[str] = "set the weights that matter least to zero, and refit the rest"
+    reads_weights: ClassVar[bool] = True
     follows: ClassVar[frozenset[str]] = frozenset(
         {"simplify", "fuse", "fold_constants", "prune_channels", "drop_layers"}
     )

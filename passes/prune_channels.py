@@ -46,6 +46,7 @@ class PruneChannels(Pass):
 
     name: ClassVar[str] = "prune_channels"
     summary: ClassVar[str] = "remove channels, heads and hidden units, and refit what reads them"
+    reads_weights: ClassVar[bool] = True
     follows: ClassVar[frozenset[str]] = frozenset({"simplify"})
     idempotent: ClassVar[bool] = False  # a share of what is left can be removed again
     restructures: ClassVar[bool] = True

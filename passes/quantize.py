@@ -50,6 +50,7 @@ class Quantize(Pass):
 
     name: ClassVar[str] = "quantize"
     summary: ClassVar[str] = "run on 8-bit integers, with ranges from calibration data"
+    reads_weights: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA})
     follows: ClassVar[frozenset[str]] = frozenset(
         {"simplify", "prune", "prune_channels", "drop_layers"}

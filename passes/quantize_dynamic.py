@@ -32,6 +32,7 @@ class QuantizeDynamic(Pass):
 
     name: ClassVar[str] = "quantize_dynamic"
     summary: ClassVar[str] = "multiply matrices on 8-bit integers, without calibration data"
+    reads_weights: ClassVar[bool] = True
     follows: ClassVar[frozenset[str]] = frozenset(
         {"simplify", "prune", "prune_channels", "drop_layers"}
     )

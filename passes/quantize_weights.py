@@ -51,6 +51,7 @@ class QuantizeWeights(Pass):
 
     name: ClassVar[str] = "quantize_weights"
     summary: ClassVar[str] = "store weights in 2, 4 or 8 bits and compute in float"
+    reads_weights: ClassVar[bool] = True
     follows: ClassVar[frozenset[str]] = frozenset(
         {"simplify", "fuse", "fold_constants", "prune", "prune_channels", "drop_layers"}
     )

@@ -33,6 +33,7 @@ class Reconstruct(Pass):
 
     name: ClassVar[str] = "reconstruct"
     summary: ClassVar[str] = "refit float weights to the original after lossy passes"
+    reads_weights: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA})
     follows: ClassVar[frozenset[str]] = frozenset(
         {

@@ -31,6 +31,7 @@ class Smooth(Pass):
 
     name: ClassVar[str] = "smooth"
     summary: ClassVar[str] = "even out channels of what matrix products read, before quantization"
+    reads_weights: ClassVar[bool] = True
     needs: ClassVar[frozenset[Need]] = frozenset({Need.DATA})
     follows: ClassVar[frozenset[str]] = frozenset(
         {"simplify", "fuse", "prune", "prune_channels", "drop_layers"}

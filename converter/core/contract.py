@@ -92,6 +92,7 @@ class Pass(ABC):
         restructures: Layers are gone or have other sizes afterwards, so that they cannot be
             compared one by one with those of the model before.
         changes_interface: Inputs, outputs, opset or IR version may change.
+        reads_weights: The pass looks at weights: packed ones are unpacked before it.
     """
 
     name: ClassVar[str]
@@ -103,6 +104,7 @@ class Pass(ABC):
     idempotent: ClassVar[bool] = True
     restructures: ClassVar[bool] = False
     changes_interface: ClassVar[bool] = False
+    reads_weights: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check the parameters; a subclass that has its own calls this one first.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
+from converter.core import registry
 from converter.core.contract import Need, Outcome, Pass
 from converter.core.graph import footprint
+from converter.core.packed import is_packed
 from converter.core.run import Run, Step
 from converter.errors import (
     ConverterError,
@@ -110,7 +112,7 @@ class Pipeline:
         steps: list[Step] = []
         models: list[ir.Model] = []
         given = context.reference, context.teacher
-        for pass_ in self.passes:
+        for pass_ in _with_unpacking(self.passes, lambda: (models or [model])[-1]):
             _check_deadline(policy, pass_)
             for observer in observers:
                 observer.before(pass_, current)
@@ -125,6 +127,14 @@ class Pipeline:
                 observer.after(pass_, current, step)
         context.reference, context.teacher = given
         return Run(current, tuple(steps), tuple(models))
+
+
+def _with_unpacking(passes: Iterable[Pass], present: Callable[[], ir.Model]) -> Iterator[Pass]:
+    """Yield passes; before one that reads weights comes another that unpacks them, if need be."""
+    for pass_ in passes:
+        if pass_.reads_weights and is_packed(present()):
+            yield registry.get("unpack")()
+        yield pass_
 
 
 def _check_deadline(policy: Policy, pass_: Pass) -> None:

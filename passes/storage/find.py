@@ -47,11 +47,16 @@ class Place:
         """Name for people."""
         return self.value.name or self.label
 
-    def constant(self) -> Constant:
-        """Read the elements."""
+    @property
+    def tensor(self) -> ir.TensorProtocol:
+        """Its elements, not read yet."""
         tensor = g.constant(self.value)
         assert tensor is not None
-        array = tensor.numpy()
+        return tensor
+
+    def constant(self) -> Constant:
+        """Read the elements."""
+        array = self.tensor.numpy()
         return Constant(self.value, array, self.rows, _blank(array), self.view)
 
 

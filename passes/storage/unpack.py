@@ -7,7 +7,6 @@ its operators: nothing but constants goes in, and something that multiplies elem
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +14,8 @@ import numpy as np
 import onnx_ir as ir
 
 from converter.core import graph as g
+from converter.core.contract import Outcome, Skip
+from converter.core.packed import DECODER, is_decoder
 from converter.errors import ConverterError
 from passes.rewriting.purity import is_repeatable
 from passes.storage.part import WIDER, Part
@@ -24,9 +25,6 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-NODE_NAME = "unpack"
-"""The last node of everything that ``pack`` writes is called so, with a number."""
-_OURS = re.compile(rf"{NODE_NAME}(_\d+)?")
 _EXPANDING = frozenset(
     {
         *("CumSum", "Gather", "GatherElements", "GatherND", "ScatterElements", "ScatterND"),
@@ -37,18 +35,14 @@ _EXPANDING = frozenset(
 _DEQUANTIZING = frozenset({"DequantizeLinear"})
 _RUN_BYTES = 256 << 20
 """Bytes of results that one run in the child process brings back, as far as sizes are known."""
+_FLOATS = (ir.DataType.FLOAT, ir.DataType.FLOAT16)
 _LEAST_FRONT = 64
 _WIDEST = 64.0
 """Elements of a result per byte it is computed from, above which it is a pattern, not a weight."""
 _Chain = list[ir.Node]
 
 
-def is_packed(model: ir.Model) -> bool:
-    """Tell whether ``pack`` has written the model."""
-    return any(_OURS.fullmatch(node.name or "") for node in g.walk(model))
-
-
-def unpack(model: ir.Model, context: Context, *, ours: bool = False) -> list[str]:
+def unpack(model: ir.Model, context: Context, *, ours: bool = False) -> Outcome:
     """Replace computed constants by their values; the model computes the same as before.
 
     Values come from onnxruntime, which runs in the child process. Integers in front of a
@@ -58,30 +52,26 @@ def unpack(model: ir.Model, context: Context, *, ours: bool = False) -> list[str
         model: Edited in place.
         context: Says how models are run.
         ours: Take only what ``pack`` wrote, not what other tools did.
-
-    Returns:
-        Sentences for the report; none when nothing was found.
     """
     fronts = _fronts(model, ours=ours)
-    if not fronts:
-        return []
-    names, failed = [], []
+    skipped: list[Skip] = []
+    count = size = 0
     for group in _groups(fronts):
         try:
-            arrays = _evaluate(model, {f: fronts[f] for f in group}, context)
+            arrays = _evaluate(model, {front: fronts[front] for front in group}, context)
         except ConverterError as error:
-            failed.append(error.what)
+            skipped += [Skip(f.name or "?", f"it cannot be computed: {error.what}") for f in group]
             continue
         for front, array in arrays.items():
-            if _fits(front, array):
-                names.append(front.name or "")
-                _put(front, array, fronts[front])
-    notes = []
-    if names:
-        notes.append(f"{len(names)} packed constants were unpacked first")
-    if failed:
-        notes.append(f"packed constants stay as they are, they cannot be computed: {failed[0]}")
-    return notes
+            if front.dtype is None and array.dtype.kind != "f" and not _is_dequantized(front):
+                continue
+            count, size = count + 1, size + array.nbytes
+            _put(front, array, fronts[front])
+    if not count:
+        return Outcome(modified=False, skipped=tuple(skipped))
+    counts = {"constants_unpacked": count, "bytes_unpacked": size}
+    note = "packed constants are plain again; the pass pack makes the file small at the end"
+    return Outcome(modified=True, counts=counts, skipped=tuple(skipped), notes=(note,))
 
 
 def _fronts(model: ir.Model, *, ours: bool) -> dict[ir.Value, _Chain]:
@@ -95,12 +85,12 @@ def _fronts(model: ir.Model, *, ours: bool) -> dict[ir.Value, _Chain]:
             if id(node) in functions or not _is_computed(node, computed):
                 continue
             order[node] = len(order)
-            if _OURS.fullmatch(node.name or ""):
+            if is_decoder(node):
                 found.extend(node.outputs)  # constants from here on: nothing is computed twice
             else:
                 computed.update(node.outputs)
     if not ours:
-        ends = [v for v in computed if any(_is_outside(use.node, computed) for use in v.uses())]
+        ends = [v for v in computed if any(use.node not in order for use in v.uses())]
         found.extend(v for v in ends if _is_foreign(v, _chain(v, order)))
     found.sort(key=lambda v: order[_producer(v)])
     return {v: _chain(v, order) for v in found if not v.is_graph_output() and v.uses()}
@@ -133,20 +123,18 @@ def _is_computed(node: ir.Node, computed: set[ir.Value]) -> bool:
     return all(v is None or v in computed or g.constant(v) is not None for v in node.inputs)
 
 
-def _is_outside(node: ir.Node, computed: set[ir.Value]) -> bool:
-    return not any(output in computed for output in node.outputs)
-
-
 def _is_foreign(value: ir.Value, chain: _Chain) -> bool:
     """Tell whether a value is the end of somebody else's decoder."""
     if not any(g.is_op(node, *_EXPANDING) for node in chain):
         return False
-    users = [use.node for use in value.uses()]
-    integers = value.dtype not in {ir.DataType.FLOAT, ir.DataType.FLOAT16}
-    if integers and not all(g.is_op(node, *_DEQUANTIZING) for node in users):
+    if value.dtype not in {None, *_FLOATS} and not _is_dequantized(value):
         return False
     held = sum(t.nbytes for t in map(g.constant, _read(chain)) if t is not None)
     return held >= _LEAST_FRONT and max(0, _size(value)) <= _WIDEST * held
+
+
+def _is_dequantized(value: ir.Value) -> bool:
+    return all(g.is_op(use.node, *_DEQUANTIZING) for use in value.uses())
 
 
 def _size(value: ir.Value) -> int:
@@ -191,18 +179,13 @@ def _evaluate(
     return {v: a.astype(v.dtype.numpy()) if v.dtype in WIDER else a for v, a in values.items()}
 
 
-def _fits(front: ir.Value, array: Array) -> bool:
-    declared = front.dtype
-    return declared is None or declared.numpy() == array.dtype
-
-
 def _put(front: ir.Value, array: Array, chain: _Chain) -> None:
     """Let an initializer take the place and the name of a value, and drop what computed it."""
     producer = front.producer()
     assert producer is not None
     graph = producer.graph
     assert isinstance(graph, ir.Graph)
-    name, kind = front.name or NODE_NAME, front.dtype
+    name, kind = front.name or DECODER, front.dtype
     front.name = None
     new = g.add_initializer(graph, name, ir.tensor(array, dtype=kind))
     new.metadata_props.update(front.metadata_props)

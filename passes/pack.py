@@ -1,0 +1,125 @@
+"""``pack``: constants in the fewest bytes that onnxruntime turns back when it opens the file."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from converter.core import graph as g
+from converter.core.contract import Outcome, Pass, Skip
+from converter.core.forecast import Forecast, Saving
+from converter.core.packed import is_packed
+from converter.core.params import Param
+from converter.core.select import Selection
+from converter.errors import ConverterError
+from passes.storage.choose import choose, write
+from passes.storage.find import find
+from passes.storage.measure import run_time
+from passes.storage.settle import settle
+from passes.storage.size import stored_bytes
+from passes.storage.tell import alternatives, nothing, told
+from passes.storage.traces import drop_traces
+from passes.storage.unpack import unpack
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+
+    from converter.core.context import Context
+
+_WORTH = 0.99
+"""A file is rewritten only if its constants and nodes shrink to this share."""
+
+
+@dataclass(frozen=True)
+class Pack(Pass):
+    """Store each constant in the smallest form that costs nothing at run time.
+
+    Zeros, repeated values, values on a coarse grid and float16 numbers need few bytes. They are
+    written as small constants with standard operators behind them, which onnxruntime computes once,
+    while it opens the file; it then runs the same operators on the same numbers as before. That is
+    proven for every file: what onnxruntime makes of it is compared with what it makes of the plain
+    model, at the optimisation levels basic and all. Where all optimisation is switched off, the
+    decoders run with every call.
+    """
+
+    name: ClassVar[str] = "pack"
+    summary: ClassVar[str] = "store constants in fewer bytes that become plain at load"
+    follows: ClassVar[frozenset[str]] = frozenset(
+        {
+            *("simplify", "fuse", "eliminate", "fold_constants", "deduplicate", "convert_opset"),
+            *("prune", "prune_channels", "drop_layers", "correct_bias", "equalize", "smooth"),
+            *("quantize", "quantize_weights", "quantize_dynamic", "cluster_weights", "cast"),
+            "reconstruct",
+        }
+    )
+
+    max_slowdown: Annotated[
+        float, Param("longest run time, as a multiple of that of the plain model", ge=1.0, le=10.0)
+    ] = 1.03
+    values: Annotated[
+        Literal["exact", "float16", "int8", "int4"],
+        Param("what weights that are still float are rounded to; exact: nothing changes"),
+    ] = "exact"
+    load: Annotated[
+        float, Param("most time that decoding may take at load, ns per element", gt=0, le=10000)
+    ] = 25.0
+    traces: Annotated[
+        Literal["drop", "keep"], Param("an exporter's stack traces on nodes, often most of a graph")
+    ] = "drop"
+    include: Annotated[tuple[str, ...], Param("nodes to take: name, glob or op:TYPE")] = ()
+    exclude: Annotated[tuple[str, ...], Param("nodes whose constants stay as they are")] = ()
+
+    def apply(self, model: ir.Model, context: Context) -> Outcome:
+        """Store every constant anew that becomes smaller by it."""
+        selection = Selection(self.include, self.exclude)
+        plain = model.clone()
+        again = is_packed(model)
+        if again:
+            unpack(plain, context, ours=True)
+        places, skipped = find(plain, selection)
+        choices, left = choose(places, g.opset(plain), self.values, self.load)
+        skipped += left
+        if not choices:
+            return _unchanged(nothing(places, self.values, g.opset(plain)), skipped)
+        try:
+            settled = settle(plain, selection, choices, context)
+        except ConverterError as error:
+            text = f"nothing is packed: it cannot be proven to be undone, because {error.what}"
+            return _unchanged([text], skipped)
+        skipped += settled.skipped
+        traces = drop_traces(settled.packed) if self.traces == "drop" else 0
+        before, after = stored_bytes(model), stored_bytes(settled.packed)
+        if settled.proof is None or after > _WORTH * before:
+            said = ["it is packed already"] if again else nothing(places, self.values, 0)
+            return _unchanged(said, skipped)
+        measured = run_time(settled.plain, settled.packed, self.max_slowdown, context)
+        if measured is not None and measured.beyond(self.max_slowdown):
+            text = f"left as it was: packed it takes {measured.ratio:.3f} times as long to run"
+            return _unchanged([text], skipped)
+        if again:
+            unpack(model, context, ours=True)
+        write(model, find(model, selection)[0], settled.choices)
+        if traces:
+            drop_traces(model)
+        members = [member for choice in settled.choices for member in choice.members]
+        notes = told(members, settled.proof, measured)
+        notes += alternatives(places, self.values, sum(member.after for member in members))
+        notes += [f"stack traces of the exporter were dropped: {traces} bytes"] * bool(traces)
+        counts = {"constants_packed": len(members), "bytes_before": before, "bytes_after": after}
+        return Outcome(modified=True, counts=counts, skipped=tuple(skipped), notes=tuple(notes))
+
+    def forecast(self, model: ir.Model) -> Forecast:
+        """Return what would be stored differently, without running anything.
+
+        A model that is packed already is looked at as it is.
+        """
+        places, _ = find(model, Selection(self.include, self.exclude))
+        choices, _ = choose(places, g.opset(model), self.values, self.load)
+        members = [member for choice in choices for member in choice.members]
+        savings = tuple(Saving(m.name, m.form, m.before, m.after) for m in members)
+        notes = alternatives(places, self.values, sum(m.after for m in members))
+        return Forecast(savings, tuple(notes or nothing(places, self.values, g.opset(model))))
+
+
+def _unchanged(notes: list[str], skipped: list[Skip]) -> Outcome:
+    return Outcome(modified=False, skipped=tuple(skipped), notes=tuple(notes))
