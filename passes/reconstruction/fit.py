@@ -16,6 +16,7 @@ from passes.reconstruction.support import Keep, support
 from passes.reconstruction.tail import Tail
 from passes.reconstruction.targets import Rows
 from passes.rounding.gptq import MOST_COLUMNS
+from passes.sparsity.patterns import UNSTRUCTURED, Pattern
 
 Array = np.ndarray[Any, Any]
 Method = Literal["least_squares", "obs", "moments", "bias"]
@@ -27,6 +28,8 @@ _PLENTY = 4
 """Rows per input below which the ridge is larger, if nothing can be held out to choose it."""
 _FEW = 2
 """Rows per input below which weights stay, if nothing can be held out to judge by."""
+_CHOICES = 2
+"""How often it is asked which weights stay, where an activation follows."""
 _RIDGES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
@@ -47,6 +50,7 @@ class Recipe:
         zeros: By the name of a layer's output, how many of its weights are zero: which ones is
             chosen anew for what the layer then reads ("obs"). Layers that are not named keep the
             zeros that they have.
+        pattern: The units in which weights become zero.
     """
 
     method: Method = "least_squares"
@@ -56,6 +60,7 @@ class Recipe:
     iterations: int = 3
     depthwise: bool = True
     zeros: Mapping[str, int] = field(default_factory=dict)
+    pattern: Pattern = UNSTRUCTURED
 
     @property
     def refits(self) -> bool:
@@ -221,28 +226,47 @@ class _Problem:
         """Fit with weights chosen anew; tell whether that is better than the present layer."""
         whole = [Map(w, b) for w, b in self.parts(choice.original, choice.bias)]
         systems = [self._system(each, i) for i, each in enumerate(whole)]
+        gained = False
+        for _ in range(_CHOICES if self.bounded else 1):
+            goals = [self._follows(best.maps[i], i, fitted=gained) for i in range(len(whole))]
+            try:
+                stays = self._support(systems, goals, choice.keep)
+            except np.linalg.LinAlgError:
+                break
+            given = [Map(w.weight * m, w.bias) for w, m in zip(whole, stays, strict=True)]
+            if not self.squares(best, given):
+                break
+            gained = True
+        return gained
+
+    def _follows(self, found: Map, group: int, *, fitted: bool) -> Array:
+        """Return what a group is to make, as far as the activation behind a fit shows it."""
+        wanted = self._fit.wanted[:, self._columns(group)]
+        if fitted:
+            wanted = self.activation.targets(wanted, self._made(found, self._fit, group))
+        return self._goal(wanted, group)
+
+    def _support(self, systems: list[System], goals: list[Array], keep: Keep) -> Array:
+        """Return the weights that stay: bool (groups, outputs of a group, inputs of a group)."""
         parts = []
-        for i, system in enumerate(systems):
-            pull = system.pull(self._goal(self._fit.wanted[:, self._columns(i)], i))
-            gram, right = system.normal(pull, self.recipe.ridge)
+        for i, (system, goal) in enumerate(zip(systems, goals, strict=True)):
+            gram, right = system.normal(system.pull(goal), self.recipe.ridge)
             parts.append((gram, right * np.abs(self._gain[self._columns(i)])))
         gram, right = (np.stack(column) for column in zip(*parts, strict=True))
-        try:
-            stays = support(gram, right, choice.keep).swapaxes(1, 2)
-        except np.linalg.LinAlgError:
-            return False
-        error = best.error
-        self.squares(best, [Map(w.weight * m, w.bias) for w, m in zip(whole, stays, strict=True)])
-        return best.error < error
+        return support(gram, right, keep).swapaxes(1, 2)
 
-    def squares(self, best: _Best, prior: list[Map] | None = None) -> None:
+    def squares(self, best: _Best, prior: list[Map] | None = None) -> bool:
         """Fit by least squares: the ridge first, then what the activation changes.
+
+        Returns:
+            True when that is better than the best so far.
 
         Args:
             best: Takes what is better.
             prior: What the layer is pulled to, with its zeros; None: the present layer.
         """
         present = best.maps if prior is None else prior
+        error = best.error
         systems = [self._system(each, i) for i, each in enumerate(present)]
         wanted = [self._fit.wanted[:, self._columns(i)] for i in range(len(present))]
         pulls = [
@@ -256,7 +280,7 @@ class _Problem:
                 break
             chosen = factor
         if not chosen or not self.bounded or not self.recipe.iterations:
-            return
+            return best.error < error
         start = best.maps
         for system in systems:
             system.factorise(self.recipe.ridge * chosen)
@@ -268,6 +292,7 @@ class _Problem:
             self._kept_dead(f, p, i) for i, (f, p) in enumerate(zip(found, present, strict=True))
         ]
         best.offer(self, found, f"{best.what}, activation")
+        return best.error < error
 
     def _solved(
         self, systems: list[System], pulls: list[Pull], maps: tuple[list[Map], ...], factor: float

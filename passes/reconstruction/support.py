@@ -13,6 +13,9 @@ from typing import Any
 
 import numpy as np
 
+from passes.sparsity.masks import lowest_units
+from passes.sparsity.patterns import Pattern
+
 Array = np.ndarray[Any, Any]
 Keep = Callable[[Array], Array]
 """From scores, at least zero, (groups, inputs of a group, outputs of a group) to what stays."""
@@ -106,23 +109,13 @@ def _growth(share: float) -> float:
     return next(factor for least, factor in _GROWTH if share >= least)
 
 
-def largest(count: int) -> Keep:
-    """Return what keeps so many weights of the whole layer, those with the highest scores."""
+def units(zeros: int, pattern: Pattern) -> Keep:
+    """Return what keeps all but so many weights of a whole layer, in the units of a pattern."""
 
     def keep(scores: Array) -> Array:
-        return top(scores.reshape(-1), count).reshape(scores.shape)
+        groups, inputs, outputs = scores.shape
+        matrix = scores.swapaxes(1, 2).reshape(-1, inputs)
+        gone = lowest_units(matrix, zeros, pattern)
+        return ~gone.reshape(groups, outputs, inputs).swapaxes(1, 2)
 
     return keep
-
-
-def top(scores: Array, count: int) -> Array:
-    """Return which of flat scores are the highest: exactly ``count``; of equal ones the last."""
-    stays = np.zeros(scores.size, bool)
-    if count >= scores.size:
-        stays[:] = True
-    elif count > 0:
-        edge = np.partition(scores, scores.size - count)[scores.size - count]
-        stays = scores > edge
-        equal = np.flatnonzero(scores == edge)
-        stays[equal[equal.size - (count - int(np.count_nonzero(stays))) :]] = True
-    return stays

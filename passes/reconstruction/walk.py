@@ -29,7 +29,7 @@ from passes.reconstruction.order import advanced, rearrange
 from passes.reconstruction.pairs import Pair, pairs_of
 from passes.reconstruction.recurrent import Recurrent, fit_recurrent, recurrent_of
 from passes.reconstruction.repair import UNDONE, Fitted, Repair, notes_of
-from passes.reconstruction.support import largest
+from passes.reconstruction.support import units
 from passes.reconstruction.tail import Tail, tail_of
 from passes.reconstruction.targets import Kept, Side, gather
 from passes.tuning.distance import Distances
@@ -274,7 +274,10 @@ class _Walk:
         original = teacher.layer.weight
         if zeros is None or original.shape != student.layer.weight.shape:
             return None
-        return Choice(largest(original.size - zeros), original, teacher.layer.bias)
+        pattern = self.task.recipe.pattern
+        if student.layer.stuffing is not None and pattern.kind != "unstructured":
+            return None  # its kernel is turned round
+        return Choice(units(zeros, pattern), original, teacher.layer.bias)
 
     def _recurrent(self, index: int, pair: Pair) -> None:
         """Fit the gates of a recurrent layer."""

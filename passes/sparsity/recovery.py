@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from converter.coupling.shapes import observe_shapes
 from converter.measure.macs import sum_macs
-from passes.reconstruction.fit import Recipe
+from passes.reconstruction.fit import Method, Recipe
 from passes.reconstruction.walk import reconstruct
 from passes.removal.mirrored import with_copies
 from passes.removal.samples import per_run, samples_for
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from converter.core.context import Batch, Context
     from passes.reconstruction.repair import Repair
     from passes.sparsity.counted import Counted
+    from passes.sparsity.patterns import Pattern
     from passes.sparsity.problem import Recovery
 
 
@@ -46,7 +47,7 @@ class Recoverer:
         counted: Sequence[Counted],
         samples: Sequence[Batch] | None = None,
         *,
-        choose: bool = False,
+        choose: Pattern | None = None,
     ) -> Repair:
         """Fit a pruned model in place.
 
@@ -54,7 +55,7 @@ class Recoverer:
             student: The model.
             counted: Its layers.
             samples: To fit on; None: all.
-            choose: Which weights are zero may be decided anew, layer by layer.
+            choose: Which weights are zero is decided anew, layer by layer, in such units.
         """
         found = self._samples if samples is None else samples
         if self._method != "moments":
@@ -67,9 +68,15 @@ class Recoverer:
             {},
             found,
             self._context.settings,
-            recipe=Recipe(method=method, zeros=_zeros(counted) if choose else {}),
+            recipe=_recipe(method, counted, choose),
             progress=self._context.progress,
         )
+
+
+def _recipe(method: Method, counted: Sequence[Counted], choose: Pattern | None) -> Recipe:
+    if choose is None:
+        return Recipe(method=method)
+    return Recipe(method=method, zeros=_zeros(counted), pattern=choose)
 
 
 def _zeros(counted: Sequence[Counted]) -> Mapping[str, int]:

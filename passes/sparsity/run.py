@@ -161,7 +161,7 @@ class Pruning:
         allocation = STRATEGIES[self._order.allocation](problem)
         self._account.notes += allocation.notes
         self._account.counts |= allocation.counts
-        choices = masks.choose(problem, allocation.zeros)
+        choices = masks.choose(problem, allocation.zeros, allocation.cuts)
         return counted.chosen(layers, zeros, allocation.zeros, choices), skipped
 
     def _enough(self, problem: Problem, zeros: int) -> bool:
@@ -199,7 +199,7 @@ class Pruning:
         if self._recoverer is None:
             self._recoverer = Recoverer(self._teacher, self._context, order.recover)
             self._account.notes.append(self._recoverer.said)
-        choose = order.recover == "obs" and order.pattern.kind == "unstructured"
+        choose = order.pattern if order.recover == "obs" else None
         return self._recoverer(model, found, samples, choose=choose)
 
     def built(self, problem: Problem, zeros: Array, samples: Sequence[Batch] | None) -> ir.Model:
