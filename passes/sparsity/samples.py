@@ -43,14 +43,15 @@ def chosen(batches: Sequence[Batch], counts: tuple[int, int], *, free: bool) -> 
 
     Args:
         batches: All of them.
-        counts: Most samples of a trial, and most that are fitted on.
+        counts: Most samples of a trial, and most that are fitted on; where that is none, all can
+            judge.
         free: The model takes batches of any size.
     """
     count, fitted = counts
-    fit, judged = split(batches, free=free)
+    fit, judged = split(batches, free=free) if fitted else (batches, batches)
     judged = spread(judged, count + count // (_HELD - 1), divisible=free)
     trial, held = _parted(judged, _HELD, free=free)
-    fit = spread(fit, fitted, divisible=free)
+    fit = spread(fit, max(1, fitted), divisible=free)
     few = spread(trial, _FEW, divisible=free)
     if free:
         fit, trial, held, few = map(joined, (fit, trial, held, few))
