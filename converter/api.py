@@ -53,6 +53,7 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
     weights_format: Literal["raw", "safetensors"] | None = None,
     strip_weights: bool | None = None,
     sparse_initializers: bool | None = None,
+    compress: Literal["zstd"] | None = None,
     keep_opset: bool | None = None,
     allow_links: bool = False,
     provenance: bool | None = None,
@@ -95,6 +96,8 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
         strip_weights: Write the graph without its weights, for bug reports and diffs.
         sparse_initializers: Write tensors with many zeros as sparse initializers, where that is
             smaller; some tools do not read them (see docs/formats.md).
+        compress: ``"zstd"`` writes ``target`` with ``.zst`` behind it, for transport only: no
+            runtime opens it. A target that ends in ``.onnx.zst`` asks for it, too.
         keep_opset: Forbid changes of opset and IR version.
         allow_links: Accept symbolic and hard links to external data.
         provenance: Write recipe, versions and digests into the model's metadata.
@@ -136,7 +139,7 @@ def convert(  # noqa: PLR0913 - the words of the command line, one argument each
             reproducer_weights=reproducer_weights,
         ),
         output=Output(
-            target=_path(target),
+            target=_compressed(_path(target), _first(compress, chosen.output.compress)),
             report=_path(_first(report, chosen.output.report)),
             keep=keep,
             in_place=in_place,
@@ -380,6 +383,21 @@ def _layout(
         strip_weights=bool(strip_weights),
         sparse_initializers=bool(sparse),
     )
+
+
+def _compressed(target: Path | None, how: str | None) -> Path | None:
+    """Return the file that is written when ``target`` is to be compressed.
+
+    Raises:
+        UsageError: There is no such compression.
+    """
+    if how is None:
+        return target
+    if how != "zstd":
+        raise UsageError(f"compress is {how!r}", allowed="'zstd'")
+    if target is None or target.suffix.lower() == ".zst":
+        return target
+    return target.with_name(f"{target.name}.zst")
 
 
 def _path(path: PathLike | None) -> Path | None:

@@ -90,6 +90,11 @@ class Output:
     layout: Layout = Layout()  # noqa: RUF009 - frozen
     provenance: bool = True
 
+    @property
+    def compressed(self) -> bool:
+        """Whether the target is a file that is compressed for transport."""
+        return self.target is not None and self.target.suffix.lower() == ".zst"
+
 
 @dataclass(frozen=True)
 class Order:
@@ -131,6 +136,7 @@ class Order:
                 weights_format=None if layout.weights_format == "raw" else layout.weights_format,
                 strip_weights=layout.strip_weights or None,
                 sparse_initializers=layout.sparse_initializers or None,
+                compress="zstd" if output.compressed else None,
                 keep_opset=self.checks.keep_opset or None,
                 provenance=None if output.provenance else False,
             ),

@@ -33,6 +33,12 @@ class Weights(enum.StrEnum):
     SAFETENSORS = "safetensors"
 
 
+class Compression(enum.StrEnum):
+    """How a file is compressed for transport."""
+
+    ZSTD = "zstd"
+
+
 class ExternalData(enum.StrEnum):
     """Whether weights go into files of their own."""
 
@@ -74,8 +80,8 @@ Target = Annotated[
     Path,
     typer.Argument(
         metavar="OUT",
-        help="The file to write: .onnx, .ort, .json, .textproto or .onnxtxt; replaced when it "
-        "exists.",
+        help="The file to write: .onnx, .ort, .json, .textproto, .onnxtxt or .onnx.zst; replaced "
+        "when it exists.",
     ),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A model file.")]
@@ -252,6 +258,13 @@ SparseInitializers = Annotated[
     typer.Option(
         "--sparse-initializers",
         help="Write tensors with many zeros as sparse ones; some tools do not read them.",
+        rich_help_panel=_OUTPUT,
+    ),
+]
+Compress = Annotated[
+    Compression | None,
+    typer.Option(
+        help="Write OUT.zst, for transport only: no runtime opens it. OUT.onnx.zst does it, too.",
         rich_help_panel=_OUTPUT,
     ),
 ]

@@ -257,6 +257,8 @@ def _inspection(console: Console, data: Data) -> None:
         ("nodes", t.count(data["nodes"])),
         ("parameters", f"{t.count(data['parameters'])} in {t.size(data['tensor_bytes'])}"),
     ]
+    if data["content"] is not None:
+        facts.insert(1, ("compressed", f"for transport; {t.size(data['content'])} to a runtime"))
     if data["zeros"] is not None:
         facts.append(("zero weights", t.percent(data["zeros"])))
     optional = (

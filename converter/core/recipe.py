@@ -69,6 +69,9 @@ class RecipeOutput:
     sparse_initializers: Annotated[
         bool | None, Param("write tensors with many zeros as sparse ones")
     ] = None
+    compress: Annotated[
+        Literal["zstd"] | None, Param("write a .onnx.zst file, for transport only")
+    ] = None
     report: Annotated[str | None, Param("report file, .json or .html")] = None
     keep_opset: Annotated[bool | None, Param("never change opset or IR version")] = None
     provenance: Annotated[bool | None, Param("write the recipe into the model")] = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from google.protobuf.message import EncodeError
 
 from converter.errors import InvalidModelError, UsageError
-from converter.io import export_data, meta, safetensors, strip, text, wire
+from converter.io import compressed, export_data, meta, safetensors, strip, text, wire
 from converter.io.atomic import check_target, shown, temporary_file
 from converter.io.export_data import DataFile
 from converter.io.layout import Layout
@@ -137,6 +137,10 @@ def save_onnx(
     path = path.absolute()
     source = check_model_output(model, path, source=source, in_place=in_place)
     form = text.form_of(path)
+    if compressed.is_wanted(path):
+        compressed.check_name(path)
+        layout.check_single("a compressed file")
+        layout = replace(layout, external_data="no")
     if form is not None:
         layout.check_single(f"a {path.suffix} file")
     told: tuple[str, ...] = ()
@@ -266,10 +270,13 @@ def _save_binary(
         ready = list(_write_data(stack, path, files, layout))
         export_data.refer(beside, files, [one.path.name for one in ready])
         file = stack.enter_context(temporary_file(path))
-        nbytes = _write_model(file.file, skeleton, inside)
+        nbytes = _write_model(file.file, skeleton, inside, squeeze=compressed.is_wanted(path))
         file.finish()
         stack.enter_context(published(ready))
         file.publish(path)
+    if compressed.is_wanted(path):
+        content, nbytes = nbytes, path.stat().st_size
+        return Saved(path, (), nbytes, (compressed.note(nbytes, content),))
     used = tuple(one.path for one in ready)
     left = {*old, *abandoned_data(path.parent)}
     remove_unused(sorted(name for name in left if path.parent / name not in used), path)
@@ -294,16 +301,17 @@ def _write_data(
         yield Ready(temporary, path.parent / name, digest)
 
 
-def _write_model(file: BinaryIO, skeleton: Skeleton, inside: list[Placed]) -> int:
+def _write_model(file: BinaryIO, skeleton: Skeleton, inside: list[Placed], *, squeeze: bool) -> int:
     """Stream the model with the tensors of ``inside`` in it; returns its size."""
     tensors = {placed.proto.external_data[0].value: placed.tensor for placed in inside}
-    total = 0
-    for piece in _pieces(skeleton, inside):
-        if isinstance(piece, wire.Hole):
-            export_data.write_tensor(file, tensors[piece.location])
-        else:
-            file.write(piece)
-        total += len(piece)
+    pieces = _pieces(skeleton, inside)
+    total = sum(len(piece) for piece in pieces)
+    with compressed.compressing(file, total) if squeeze else nullcontext(file) as target:
+        for piece in pieces:
+            if isinstance(piece, wire.Hole):
+                export_data.write_tensor(target, tensors[piece.location])
+            else:
+                target.write(piece)
     return total
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.core.factory import split_reference
 from converter.errors import UsageError
+from converter.io import compressed
 from converter.io.layout import ExternalData, Layout
 from converter.io.limits import LoadLimits
 from converter.io.suffixes import FOREIGN, ORT, TEXT
@@ -106,11 +107,14 @@ def check_form(path: Path, layout: Layout) -> None:
         UsageError: What is written instead, and how.
     """
     suffix = path.suffix.lower()
+    if compressed.is_wanted(path):
+        compressed.check_name(path)
+        layout.check_single("a compressed file")
     if suffix in FOREIGN:
         raise UsageError(
             f"{suffix} files are not written",
             where=repr(str(path)),
-            allowed=".onnx, .ort, .json, .textproto or .onnxtxt",
+            allowed=".onnx, .ort, .json, .textproto, .onnxtxt or .onnx.zst",
             hint=FOREIGN[suffix],
         )
     if suffix in _SINGLE:

@@ -19,7 +19,7 @@ from onnx_ir import serde
 from converter.core.graph import graphs, subgraphs
 from converter.core.tensors import FileHandle
 from converter.errors import FormatError, InvalidModelError, ModelError
-from converter.io import meta, sniff, text, wire
+from converter.io import compressed, meta, sniff, text, wire
 from converter.io.adapt import Adapter
 from converter.io.bulk import Bulk
 from converter.io.legacy import hide_defaults
@@ -46,7 +46,7 @@ def load_onnx(
         ModelError: The file is missing, is no ONNX model, is broken or exceeds the limits.
     """
     path = path.absolute()
-    handle = open_model(path, limits, allow_links)
+    handle, told = _open(path, limits, allow_links=allow_links)
     try:
         proto, places = _parse(handle, path, limits)
     except OSError as error:
@@ -62,6 +62,7 @@ def load_onnx(
     validate(proto, limits)
     bulk = Bulk(handle, places, DataFiles(path, allow_links=allow_links, limits=limits), limits)
     adapter = Adapter(bulk)
+    adapter.notes += told
     with _no_collection():
         adapter.prepare(proto)
         model = _to_ir(proto, path)
@@ -72,10 +73,25 @@ def load_onnx(
         validate(to_skeleton(model)[0], limits)  # sorted, more types are known to it
     model.meta[meta.PATH] = str(path)
     model.meta[meta.NOTES] = adapter.notes
+    if told:
+        model.meta[meta.CONTENT] = handle.nbytes
     model.graph.meta[meta.DATA_FILES] = tuple(bulk.files)
     for note in adapter.notes:
         logger.info("%s: %s", path, note)
     return model
+
+
+def _open(
+    path: Path, limits: LoadLimits, *, allow_links: bool
+) -> tuple[FileHandle, tuple[str, ...]]:
+    """Open a model file; of a compressed one its content, with a note."""
+    handle = open_model(path, limits, allow_links)
+    if not compressed.is_compressed(handle.read(0, min(handle.nbytes, 4))):
+        return handle, ()
+    content = compressed.decompress(handle, str(path), limits)
+    if not content.nbytes:
+        raise FormatError("the compressed file holds nothing", where=quoted(str(path)))
+    return content, (f"read from {handle.nbytes} compressed bytes; the model has {content.nbytes}",)
 
 
 def _parse(
@@ -85,7 +101,7 @@ def _parse(
     shown = str(path)
     head = handle.read(0, min(handle.nbytes, sniff.HEAD_BYTES))
     sniff.refuse_known(head, shown)
-    form = text.form_in(path, head)
+    form = text.form_in(compressed.bare(path), head)
     if form is not None:
         size = min(handle.nbytes, text.MAX_BYTES[form] + 1)
         return text.parse(handle.read(0, size), form, shown), {}

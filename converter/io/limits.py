@@ -47,6 +47,7 @@ class LoadLimits:
         name_length: Bytes of one name.
         dense_bytes: A sparse tensor written out.
         rank: Dimensions of one tensor.
+        ratio: What one byte of a compressed file may turn into, beyond 64 MiB of content.
     """
 
     file_bytes: int = (1 << 31) - 1
@@ -60,6 +61,7 @@ class LoadLimits:
     name_length: int = 1 << 16
     dense_bytes: int = 2 << 30
     rank: int = 64
+    ratio: int = 1000
 
 
 DEFAULT_LIMITS = LoadLimits()

@@ -12,6 +12,9 @@ from converter.core.graph import META_PREFIX
 PATH = META_PREFIX + "path"
 """On the model: absolute path of the file that it was loaded from; clones do not have it."""
 
+CONTENT = META_PREFIX + "content"
+"""On a model from a compressed file: bytes of what was in it; clones do not have it."""
+
 NOTES = META_PREFIX + "notes"
 """On the model: sentences about what loading had to change, for the report."""
 

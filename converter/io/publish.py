@@ -135,4 +135,5 @@ def _mentions(path: Path, name: str) -> bool:
     try:
         return wanted in wire.scan(open_model(path, LoadLimits())).skeleton
     except ConverterError:
-        return path.suffix == ".onnx" or path.stat().st_size > _SMALL or wanted in path.read_bytes()
+        opaque = path.suffix in {".onnx", ".zst"}
+        return opaque or path.stat().st_size > _SMALL or wanted in path.read_bytes()

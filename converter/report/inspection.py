@@ -12,6 +12,7 @@ from converter.core.forecast import Forecast, Forecaster
 from converter.core.graph import DEFAULT_DOMAINS, graphs, subgraphs, tensors, walk
 from converter.core.tensors import FileTensor
 from converter.errors import ConverterError, UnknownPassError
+from converter.io.meta import CONTENT
 from converter.measure.sparsity import measure_sparsity
 from converter.report.report import jsonable
 from converter.report.storage import SMALL, Packed, packed, uses
@@ -100,6 +101,7 @@ class Inspection:
         metadata: Keys of the model's metadata.
         packed: Weights that are stored in another form than they are used in.
         packing: What the pass ``pack`` would bring; None when that was not looked at.
+        content: Bytes of the model in a file that is compressed for transport; else None.
     """
 
     file: str
@@ -126,6 +128,7 @@ class Inspection:
     metadata: tuple[str, ...]
     packed: tuple[Packed, ...] = ()
     packing: Forecast | None = None
+    content: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-able data."""
@@ -190,6 +193,7 @@ def inspect_model(
         quantized_nodes=sum(n for op, n in operators.items() if _bare(op) in _QUANTIZED_OPS),
         metadata=tuple(sorted(model.metadata_props)),
         packed=found,
+        content=model.meta.get(CONTENT),
         packing=forecast_packing(model) if _wanted(packing, nbytes) else None,
     )
 

@@ -35,6 +35,8 @@ class FileFacts:
         opsets: Operator-set versions by domain (``ai.onnx`` for the default one).
         ir_version: Version of the file format.
         files: Names of external data files.
+        content: Bytes of the model in a file that is compressed for transport; else None.
+        zeros: Share of zeros among the weights; None when it was not counted.
     """
 
     name: str
@@ -44,20 +46,30 @@ class FileFacts:
     opsets: Mapping[str, int]
     ir_version: int
     files: tuple[str, ...] = ()
+    content: int | None = None
+    zeros: float | None = None
 
     @classmethod
     def of(cls, model: ir.Model, files: Sequence[Path], digest: str = "") -> FileFacts:
         """Count a model that lies in ``files``, the model file first."""
-        from converter.core.graph import footprint  # onnx_ir is heavy; listing passes needs none
+        # onnx_ir is heavy; listing passes needs none
+        from converter.core.graph import footprint
+        from converter.io.compressed import content_bytes
+        from converter.io.meta import CONTENT
+        from converter.report.zeros import zero_share
 
+        figures = footprint(model)
+        content = model.meta.get(CONTENT) or (content_bytes(files[0]) if files else None)
         return cls(
             name=files[0].name if files else "",
             nbytes=sum(file.stat().st_size for file in files),
             digest=digest,
-            footprint=footprint(model),
+            footprint=figures,
             opsets={domain or "ai.onnx": v for domain, v in sorted(model.opset_imports.items())},
             ir_version=model.ir_version,
             files=tuple(file.name for file in files[1:]),
+            content=content,
+            zeros=zero_share(model, figures),
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -65,8 +77,10 @@ class FileFacts:
         return {
             "file": self.name,
             "bytes": self.nbytes,
+            "uncompressed_bytes": self.nbytes if self.content is None else self.content,
             "sha256": self.digest,
             **_footprint(self.footprint),
+            "zeros": self.zeros,
             "opsets": dict(self.opsets),
             "ir_version": self.ir_version,
             "external_files": list(self.files),

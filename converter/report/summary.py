@@ -37,13 +37,24 @@ class LeftAlone:
     examples: str
 
 
+_FEW_ZEROS = 0.01
+"""Shares of zeros below this are nobody's intent, and not worth a line."""
+
+
 def size_figures(source: Data, target: Data) -> list[Figure]:
     """Compare the files of a conversion."""
-    return [
-        _figure("size", source["bytes"] or None, target["bytes"], w.size),
+    found = [
+        _figure("size", source["uncompressed_bytes"] or None, target["uncompressed_bytes"], w.size),
         _figure("nodes", source["nodes"], target["nodes"], w.count),
         _figure("parameters", source["parameters"], target["parameters"], w.count),
     ]
+    if any(x["bytes"] != x["uncompressed_bytes"] for x in (source, target)):
+        figure = _figure("on disk, compressed", source["bytes"], target["bytes"], w.size)
+        found.insert(1, figure)
+    shares = [x["zeros"] for x in (source, target)]
+    if any(share is not None and share >= _FEW_ZEROS for share in shares):
+        found.append(Figure("zero weights", w.percent(shares[0]), w.percent(shares[1]), ""))
+    return found
 
 
 def _figure(
