@@ -10,7 +10,7 @@ from converter.core.params import Param
 from converter.core.select import Selection
 from converter.errors import MissingDataError, ParameterError
 from passes.sparsity.patterns import Pattern, parse
-from passes.sparsity.problem import Criterion
+from passes.sparsity.problem import Criterion, Recovery
 from passes.sparsity.run import Order, Pruning
 from passes.sparsity.schedule import Schedule
 from passes.sparsity.strategies import BOUNDED, Name
@@ -81,7 +81,10 @@ class Prune(Pass):
     ] = None
     recover: Annotated[
         Literal["auto", "least_squares", "moments", "obs", "none"],
-        Param("what makes up for the zeros; auto: least_squares with data, else none"),
+        Param(
+            "what makes up for the zeros; obs also chooses anew which weights go; auto: none "
+            "without data, else obs, or least_squares where threshold or another criterion decides"
+        ),
     ] = "auto"
     steps: Annotated[int, Param("make zeros, and up for them, so many times", ge=1, le=100)] = 1
     schedule: Annotated[
@@ -201,10 +204,6 @@ class Prune(Pass):
         return Pruning(self._order(context), context).run(model)
 
     def _order(self, context: Context) -> Order:
-        recover = self.recover
-        if recover == "auto":
-            safe = self.allocation == "safe"
-            recover = "none" if context.dataset is None or safe else "least_squares"
         pattern = parse(self.pattern)
         return Order(
             share=self.sparsity,
@@ -212,10 +211,23 @@ class Prune(Pass):
             criterion=self.criterion,
             pattern=pattern,
             allocation=self.allocation or self.scope or ("local" if pattern.share else "lamp"),
-            recover=recover,
+            recover=self._recovery(context),
             steps=self.steps,
             schedule=self.schedule,
             population=self.population,
             generations=self.generations,
             selection=Selection(self.include, self.exclude),
         )
+
+    def _recovery(self, context: Context) -> Recovery:
+        """How the zeros are made up for.
+
+        Choosing anew which weights go is better than any mask at every share that was measured
+        (docs/benchmarks.md); it is not done where the user said which ones go.
+        """
+        if self.recover != "auto":
+            return self.recover
+        if context.dataset is None or self.allocation == "safe":
+            return "none"
+        decided = self.threshold is not None or self.criterion in ("wanda", "random")
+        return "least_squares" if decided else "obs"
