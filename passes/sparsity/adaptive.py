@@ -2,13 +2,13 @@
 
 On a bench a way up is found that always takes the step that costs least; how far it may go is
 measured on models that are masked and recovered like the result, with samples that they were not
-fitted on. Around the point that was reached the way is found a second time, and the layers that
-follow are tried in groups.
+fitted on. Where it has to stop, zeros are moved between layers until they cost least, the way is
+continued from there, and in the end the layers that come next are raised in groups.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ import numpy as np
 
 from passes.guard.deepest import deepest
 from passes.sparsity.bench import measured
+from passes.sparsity.evolution import Plan
+from passes.sparsity.genetic import STARTS, Breeding, Task
 from passes.sparsity.judged import Judges, judges_of
 from passes.sparsity.problem import Allocation
 from passes.sparsity.room import Room
@@ -35,8 +37,9 @@ _GROUPS = 3
 """Groups of layers that are tried once more in the end."""
 _AHEAD = 0.08
 """Share of what is not zero yet that becomes zero if all groups of layers hold."""
-_BEHIND = 0.5
-"""The second way leaves the first where so many of the zeros are made."""
+_BRED, _EPOCHS = (12, 8), 2
+"""Survivors, generations and epochs of the search for the allocation that the second way starts
+from."""
 _BROKEN = 1.0
 """Damage (nats) of a model that hardly anybody has a budget for: a way is first tried up to it."""
 _MEASURED = 4.0
@@ -156,6 +159,10 @@ def _up(ascent: _Ascent, way: Trail) -> int:
 def _further(ascent: _Ascent, way: Trail, missed: int) -> None:
     """Go on along the second way, somewhat beyond where the first one missed."""
     stopped = int(ascent.reached.sum())
+    if not np.array_equal(way.zeros[0], ascent.reached):
+        ruling = ascent.judge(way.zeros[0])
+        if ruling.holds:
+            ascent.reached, ascent.ruling = way.zeros[0], ruling
     most = min(ascent.room.wanted, missed + (missed - stopped) // 2)
     if most > stopped:
         ascent.along(way, most, _TRIED[1])
@@ -189,8 +196,16 @@ def _confirm(ascent: _Ascent) -> None:
 
 
 def _way(problem: Problem, room: Room, around: Array | None) -> Trail:
-    """Find a way on the bench, through the neighbourhood of an allocation if there is one."""
-    found = measured(problem, partial(_climbed, room, around))
+    """Find a way on the bench; with an allocation, from the best one with as many zeros."""
+    task = None
+    if around is not None:
+        here = room.to(int(around.sum()))
+        same = replace(problem, share=here.wanted / max(1, int(room.sizes.sum())))
+        starts = {name: here.fitted(each(same).zeros) for name, each in STARTS.items()}
+        starts["way"] = around
+        rng = problem.context.rng("prune adaptive")
+        task = Task(here, starts, Plan(*_BRED), rng, epochs=_EPOCHS)
+    found = measured(problem, partial(_climbed, room, task))
     return Trail(
         room,
         np.asarray(found["zeros"], np.int64),
@@ -200,13 +215,10 @@ def _way(problem: Problem, room: Room, around: Array | None) -> Trail:
     )
 
 
-def _climbed(room: Room, around: Array | None, bench: Bench) -> dict[str, Any]:
+def _climbed(room: Room, task: Task | None, bench: Bench) -> dict[str, Any]:
     """Climb; called in the child process."""
-    bench.settle(room.low if around is None else around)
-    start = None
-    if around is not None:
-        half = room.low + _BEHIND * (around - room.low)
-        start = room.to(round(float(half.sum()))).fitted(half)
+    start = None if task is None else Breeding(task, bench).run().zeros
+    bench.settle(start)
     climb = Climb(
         room,
         partial(bench.loss, part="trial"),

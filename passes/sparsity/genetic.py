@@ -1,9 +1,15 @@
-"""Numbers of zeros by evolution: what is bred is judged by what the model's outputs lose."""
+"""Numbers of zeros by evolution: what is bred is judged by what the model's outputs lose.
+
+A bench works all layers out around an allocation; nearby allocations cost one run each then, and
+evolve under that. What comes out is fitted for its own zeros, which takes longer and is near to
+the result: only if it is better there, the search goes on around it.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -11,114 +17,212 @@ import numpy as np
 
 from passes.sparsity import simple
 from passes.sparsity.bench import measured
-from passes.sparsity.evolution import Evolution, Individual, Plan
+from passes.sparsity.evolution import Evolution, Plan
 from passes.sparsity.problem import Allocation
 from passes.sparsity.room import Room
-from passes.sparsity.trail import Climb, rungs
 
 if TYPE_CHECKING:
     from passes.sparsity.bench import Bench
     from passes.sparsity.problem import Problem
 
 Array = np.ndarray[Any, Any]
+EPOCHS = 5
+"""Parts of the search; the bench is set up anew for each."""
+_REACH = 1.7
+"""Densities move by this factor at most in an epoch, and by its root after one that failed."""
+_CLOSE = 1.12
+"""Factor below which it is not worth to go on."""
+_SHORTER = (1.0, 0.5)
+"""Parts of the way to what an epoch found that are fitted and judged."""
 _FINALISTS = 4
-"""Survivors that are held against the starts on samples that did not breed them."""
-_CLIMB = 0.5
-"""Share of the runs of the evolution that finding a good start may take."""
-_STARTS = (("local", simple.local), ("lamp", simple.lamp), ("erk", simple.erk))
+_HELD = 0.25
+"""Share of the samples that took no part in the search."""
+STARTS = {"local": simple.local, "lamp": simple.lamp, "erk": simple.erk}
 
 
 @dataclass(frozen=True, eq=False)
-class _Task:
+class Task:
+    """What to search.
+
+    Attributes:
+        room: Bounds and the sum.
+        starts: Allocations by name; among the finalists whatever happens.
+        plan: Survivors and generations of all epochs together.
+        rng: Where chance comes from.
+        epochs: Most epochs.
+    """
+
     room: Room
-    starts: tuple[tuple[str, Array], ...]
+    starts: Mapping[str, Array]
     plan: Plan
     rng: np.random.Generator
+    epochs: int = EPOCHS
+
+
+@dataclass(frozen=True, eq=False)
+class Tried:
+    """An allocation with all layers fitted for it.
+
+    Attributes:
+        name: Where it comes from.
+        zeros: int64 (layers,).
+        loss: Damage on the samples of the search.
+        held: Damage on those that were held out.
+    """
+
+    name: str
+    zeros: Array
+    loss: float
+    held: float
+
+
+@dataclass(eq=False)
+class Breeding:
+    """A search on a bench.
+
+    Attributes:
+        task: What to search.
+        bench: Tries allocations.
+        tried: All allocations that were fitted.
+        runs: Evaluations of allocations that were not.
+        rejected: Those of them that few samples sufficed for.
+        generations: That were bred.
+    """
+
+    task: Task
+    bench: Bench
+    tried: list[Tried] = field(default_factory=list)
+    runs: int = 0
+    rejected: int = 0
+    generations: int = 0
+
+    def run(self) -> Tried:
+        """Search; returns the best of the finalists on samples that were held out."""
+        for name, zeros in self.task.starts.items():
+            self._own(name, zeros)
+        best = min(self.tried, key=lambda each: each.loss)
+        reach, crowd = _REACH, [each.zeros for each in self.tried]
+        for epoch in range(self.task.epochs):
+            if self.bench.expired() or reach < _CLOSE:
+                break
+            found = self._epoch(best, reach, crowd, epoch)
+            better = min(found, key=lambda each: each.loss, default=best)
+            if better.loss < best.loss:
+                best = better
+            else:
+                reach **= 0.5
+        return self._chosen()
+
+    def _epoch(self, best: Tried, reach: float, crowd: list[Array], epoch: int) -> list[Tried]:
+        """Breed around the best; fit what comes out for its own zeros."""
+        self.bench.settle(best.zeros)
+        room = self.task.room.near(best.zeros, reach)
+        if room.fixed:
+            return []
+        evolution = Evolution(
+            room,
+            lambda zeros: self.bench.loss(zeros, "trial"),
+            self.task.rng,
+            quick=lambda zeros: self.bench.loss(zeros, "few"),
+            expired=self.bench.expired,
+        )
+        survivors = evolution.run([best.zeros, *crowd], self._plan(epoch))
+        self.runs += evolution.evaluations
+        self.rejected += evolution.rejected
+        self.generations += evolution.generation
+        crowd[:] = [each.zeros for each in survivors[: max(2, self.task.plan.population // 2)]]
+        found = []
+        for part in _SHORTER:
+            if not self.bench.expired():
+                zeros = room.fitted(best.zeros + part * (survivors[0].zeros - best.zeros))
+                found += self._own(f"generation {self.generations}", zeros)
+        return found
+
+    def _plan(self, epoch: int) -> Plan:
+        plan, epochs = self.task.plan, self.task.epochs
+        share = plan.generations * (epoch + 1) // epochs - plan.generations * epoch // epochs
+        return Plan(plan.population, share)
+
+    def _own(self, name: str, zeros: Array) -> list[Tried]:
+        if any(np.array_equal(each.zeros, zeros) for each in self.tried):
+            return []
+        loss, held = self.bench.own(zeros, ("trial", "held"))
+        made = Tried(name, zeros, _number(loss), _number(held))
+        self.tried.append(made)
+        return [made]
+
+    def _chosen(self) -> Tried:
+        """Choose among the best and all starts.
+
+        Nothing that is worse than a start on the samples that took no part in the search is taken;
+        of the others all samples together decide.
+        """
+        starts = [each for each in self.tried if each.name in self.task.starts]
+        bound = min(each.held for each in starts)
+        finalists = sorted(self.tried, key=lambda each: each.loss)[:_FINALISTS] + starts
+        sound = [each for each in finalists if each.held <= bound]
+        return min(sound, key=lambda each: (1.0 - _HELD) * each.loss + _HELD * each.held)
 
 
 def genetic(problem: Problem) -> Allocation:
     """Return the best allocation that an evolutionary search finds for the wanted total.
 
-    Starts from uniform, LAMP and ERK allocations and from a way up that takes the cheapest steps.
-    The damage at the outputs, with layers compensated, decides; among the last few and the starts
-    it decides on samples that the search did not see, so the result is never worse than uniform
-    there.
+    Starts from uniform, LAMP and ERK allocations. The damage at the outputs, with layers
+    compensated, decides; among the last few and the starts it decides on samples that the search
+    did not see, so the result is never worse than uniform there.
 
     Args:
         problem: With samples, its own or made up, population and generations.
     """
     room = Room.of(problem)
-    lamp = simple.lamp(problem)
+    starts = {name: room.fitted(each(problem).zeros) for name, each in STARTS.items()}
     if room.fixed:
-        return Allocation(lamp.zeros, (*lamp.notes, "evolution: there is nothing to decide"))
-    starts = tuple((name, strategy(problem).zeros) for name, strategy in _STARTS)
-    plan = Plan(max(2, problem.population), problem.generations)
-    task = _Task(room, starts, plan, problem.context.rng("prune genetic"))
+        return Allocation(starts["lamp"], ("evolution: there is nothing to decide",))
+    plan = Plan(problem.population, problem.generations)
+    task = Task(room, starts, plan, problem.context.rng("prune genetic"))
     found = measured(problem, partial(_searched, task))
-    zeros = np.asarray(found["zeros"], np.int64)
-    return Allocation(zeros, _notes(found), _counts(found))
+    return Allocation(np.asarray(found["zeros"], np.int64), _notes(found), _counts(found))
 
 
-def _searched(task: _Task, bench: Bench) -> dict[str, Any]:
+def _searched(task: Task, bench: Bench) -> dict[str, Any]:
     """Search; called in the child process."""
-    plan = task.plan
-    bench.settle(task.room.fitted(task.starts[1][1]))
-    evolution = Evolution(
-        task.room,
-        lambda zeros: bench.loss(zeros, "trial"),
-        task.rng,
-        quick=lambda zeros: bench.loss(zeros, "few"),
-        expired=bench.expired,
-    )
-    runs = round(_CLIMB * plan.population * (plan.generations + 1))
-    climb = Climb(
-        task.room,
-        lambda zeros: bench.loss(zeros, "trial"),
-        steps=rungs(len(task.room.sizes), runs),
-        expired=bench.expired,
-    )
-    way = ("steps", climb.run().zeros[-1])
-    survivors = evolution.run([zeros for _, zeros in (*task.starts, way)], plan)
-    starts = [(name, task.room.fitted(zeros)) for name, zeros in (*task.starts, way)]
-    best, judged = _chosen(survivors, starts, bench)
+    breeding = Breeding(task, bench)
+    best = breeding.run()
     return {
-        "zeros": best,
-        "judged": judged,
-        "loss": survivors[0].loss,
-        "evaluations": evolution.evaluations + climb.runs,
-        "rejected": evolution.rejected,
-        "generation": evolution.generation,
-        "population": plan.population,
+        "zeros": best.zeros,
+        "name": best.name,
+        "held": best.held,
+        "starts": {each.name: each.held for each in breeding.tried if each.name in task.starts},
+        "history": [[each.name, each.loss, each.held] for each in breeding.tried],
+        "runs": breeding.runs,
+        "fitted": len(breeding.tried),
+        "rejected": breeding.rejected,
+        "generations": breeding.generations,
+        "population": task.plan.population,
+        "note": bench.note,
     }
 
 
-def _chosen(
-    survivors: list[Individual], starts: list[tuple[str, Array]], bench: Bench
-) -> tuple[Array, dict[str, float]]:
-    """Return what is best on samples that were held out, and the damage there by name."""
-    names = ["evolution", *(f"evolution {i}" for i in range(2, _FINALISTS + 1))]
-    finalists = [(n, each.zeros) for n, each in zip(names, survivors, strict=False)] + starts
-    judged = {name: bench.loss(zeros, "held") for name, zeros in finalists}
-    # of equals the one that was better in the search
-    best = min(range(len(finalists)), key=lambda i: (judged[finalists[i][0]], i))
-    return finalists[best][1], {"chosen": judged[finalists[best][0]], **judged}
-
-
 def _notes(found: Mapping[str, Any]) -> tuple[str, ...]:
-    judged = found["judged"]
+    compared = ", ".join(f"{name} {held:.4g}" for name, held in found["starts"].items())
     said = (
-        f"evolution: {found['population']} allocations over {found['generation']} generations, "
-        f"{found['evaluations']} measured and {found['rejected']} given up early; on samples "
-        f"that it did not see the damage is {judged['chosen']:.4g}, with uniform sparsity "
-        f"{judged['local']:.4g}, with LAMP {judged['lamp']:.4g}"
+        f"evolution: {found['population']} allocations over {found['generations']} generations, "
+        f"{found['runs']} measured, {found['rejected']} given up early, {found['fitted']} fitted; "
+        f"on samples that the search did not see the damage is {found['held']:.4g} "
+        f"({found['name']}), of what it started from: {compared}"
     )
-    return (said,)
+    return tuple(each for each in (said, found["note"]) if each)
 
 
 def _counts(found: Mapping[str, Any]) -> dict[str, float]:
     return {
-        "evaluations": float(found["evaluations"]),
-        "generations": float(found["generation"]),
-        "damage": float(found["judged"]["chosen"]),
-        "damage_uniform": float(found["judged"]["local"]),
+        "evaluations": float(found["runs"] + found["fitted"]),
+        "generations": float(found["generations"]),
+        "damage": float(found["held"]),
+        "damage_uniform": float(found["starts"]["local"]),
     }
+
+
+def _number(loss: float) -> float:
+    """Return the loss; what is no number counts as broken."""
+    return math.inf if math.isnan(loss) else loss

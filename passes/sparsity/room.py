@@ -67,6 +67,20 @@ class Room:
             int(self.high.sum()),
         )
 
+    def near(self, zeros: Array, reach: float) -> Room:
+        """Return the bounds for allocations whose densities differ by a factor at most.
+
+        Args:
+            zeros: Within the bounds and with their sum: int64 (layers,).
+            reach: The factor, above 1.
+        """
+        kept = (self.sizes - zeros).astype(np.float64)
+        low = np.ceil(self.sizes - kept * reach).astype(np.int64)
+        high = np.floor(self.sizes - kept / reach).astype(np.int64)
+        low = np.minimum(np.maximum(self.low, low), zeros)
+        high = np.maximum(np.minimum(self.high, high), zeros)
+        return Room(self.sizes, low, high, self.wanted)
+
     def to(self, wanted: int) -> Room:
         """Return the bounds for another sum."""
         return Room.between(self.sizes, self.low, wanted)
