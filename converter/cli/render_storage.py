@@ -23,6 +23,10 @@ def tables(data: Data) -> Iterator[Table]:
     if data["packed"]:
         heads = ("weights", "form", "stored as", "size", "bits each", "zeros")
         yield "Packed, decoded by the runtime", heads, [*_packed(data["packed"])], (3, 4, 5)
+    decoded = [x for one in data["packed"] for x in one["tensors"]]
+    if decoded:
+        rows = [*_decoded(decoded)]
+        yield "Packed weights as they are used", ("name", "shape", "zeros", "pattern"), rows, (2,)
     packing = data["packing"]
     if packing is not None and packing["savings"]:
         title = f"What packing would bring: {w.size(packing['saved'])} less"
@@ -34,24 +38,36 @@ def remarks(data: Data) -> list[str]:
     packing = data["packing"]
     if packing is None:
         return []
-    nothing = [] if packing["savings"] else ["packing would bring nothing"]
-    return [*nothing, *packing["notes"]]
+    if not packing["savings"] and not packing["notes"]:
+        return ["packing would bring nothing"]
+    return list(packing["notes"])
 
 
 def _largest(data: Data) -> Iterator[Row]:
     for x in data["largest"][:_MOST]:
-        shape = "x".join(map(str, x["shape"])) or "scalar"
-        name = x["name"] or "(constant)"
-        pattern = "" if x["pattern"] == "unstructured" and x["zeros"] < _FEW else x["pattern"]
-        yield name, x["kind"], shape, w.size(x["nbytes"]), _zeros(x["zeros"]), pattern
+        figures = w.size(x["nbytes"]), _zeros(x["zeros"]), _pattern(x)
+        yield x["name"] or "(constant)", x["kind"], _shape(x), *figures
     shown = {(x["name"], x["nbytes"]) for x in data["largest"][:_MOST]}
     rest = [x for x in data["weights"] if (x["name"], x["nbytes"]) not in shown]
     if rest:
         total = sum(x["nbytes"] for x in rest)
-        told = [(math.prod(x["shape"]), x["zeros"]) for x in rest if x["zeros"] is not None]
-        elements = sum(count for count, _ in told)
-        share = sum(count * zeros for count, zeros in told) / elements if elements else None
-        yield f"{w.count(len(rest))} more", "", "", w.size(total), _zeros(share), ""
+        yield f"{w.count(len(rest))} more", "", "", w.size(total), _zeros(_share(rest)), ""
+
+
+def _share(tensors: Sequence[Data]) -> float | None:
+    """Return the share of zeros of several tensors, of those for which it is known."""
+    told = [(math.prod(x["shape"]), x["zeros"]) for x in tensors if x["zeros"] is not None]
+    elements = sum(count for count, _ in told)
+    return sum(count * zeros for count, zeros in told) / elements if elements else None
+
+
+def _shape(tensor: Data) -> str:
+    return "x".join(map(str, tensor["shape"])) or "scalar"
+
+
+def _pattern(tensor: Data) -> str:
+    few = tensor["pattern"] == "unstructured" and tensor["zeros"] < _FEW
+    return "" if few else str(tensor["pattern"])
 
 
 def _packed(groups: Sequence[Data]) -> Iterator[Row]:
@@ -68,6 +84,15 @@ def _packed(groups: Sequence[Data]) -> Iterator[Row]:
     if rest:
         count = sum(len(one["names"]) for one in rest)
         yield f"{w.count(count)} more", "", "", *_figures(rest)
+
+
+def _decoded(tensors: Sequence[Data]) -> Iterator[Row]:
+    ordered = sorted(tensors, key=lambda x: -math.prod(x["shape"]))
+    for x in ordered[:_MOST]:
+        yield x["name"], _shape(x), _zeros(x["zeros"]), _pattern(x)
+    rest = ordered[_MOST:]
+    if rest:
+        yield f"{w.count(len(rest))} more", "", _zeros(_share(rest)), ""
 
 
 def _figures(groups: Sequence[Data]) -> tuple[str, str, str]:

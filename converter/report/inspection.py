@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any
 from converter.core import registry
 from converter.core.forecast import Forecast, Forecaster
 from converter.core.graph import DEFAULT_DOMAINS, graphs, subgraphs, tensors, walk
+from converter.core.packed import is_packed
 from converter.core.tensors import FileTensor
 from converter.errors import ConverterError, UnknownPassError
 from converter.io.meta import CONTENT
 from converter.measure.sparsity import measure_sparsity
+from converter.report.decoded import look_into
 from converter.report.report import jsonable
 from converter.report.storage import SMALL, Packed, packed, uses
 
@@ -161,7 +163,7 @@ def inspect_model(
     for node in walk(model):
         operators[_operator(node)] += 1
         nested += len(list(subgraphs(node)))
-    found = tuple(packed(model))
+    found = tuple(look_into(model, packed(model)))
     weights = _Weights(model, found)
     for tensor in tensors(model):
         weights.add(tensor)
@@ -204,6 +206,8 @@ def _wanted(packing: bool | None, nbytes: int) -> bool:  # noqa: FBT001 - passed
 
 def forecast_packing(model: ir.Model) -> Forecast | None:
     """Ask the pass ``pack`` what it would bring; None when there is no such pass."""
+    if is_packed(model):
+        return Forecast(notes=("it is packed already",))
     try:
         pass_ = registry.get("pack")()
     except UnknownPassError:

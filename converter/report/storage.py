@@ -41,6 +41,16 @@ _SAME_SHAPE = frozenset({"Cast", "DequantizeLinear", "Identity", "Not", "Quantiz
 _BROADCAST = frozenset({"Add", "And", "Div", "Mod", "Mul", "Or", "Sub"})
 
 
+@dataclass(frozen=True)
+class Decoded:
+    """A weight that nodes decode: its name, shape, share of zeros and their pattern."""
+
+    name: str
+    shape: tuple[int, ...]
+    zeros: float | None
+    pattern: str
+
+
 @dataclass(eq=False)
 class Packed:
     """Constants that are decoded together, from tensors that no other decoder reads.
@@ -54,6 +64,7 @@ class Packed:
         zeros: Zeros among the elements, where the stored tensors tell.
         stored: Identities of the stored tensors.
         encoded: Those of them whose elements are not the weights one by one.
+        tensors: The weights one by one, where they were decoded to look at them.
     """
 
     names: tuple[str, ...]
@@ -64,6 +75,7 @@ class Packed:
     zeros: int | None = None
     stored: frozenset[int] = frozenset()
     encoded: frozenset[int] = frozenset()
+    tensors: tuple[Decoded, ...] = ()
 
 
 def packed(model: ir.Model) -> list[Packed]:
@@ -261,11 +273,11 @@ def uses(model: ir.Model) -> Iterator[tuple[int, tuple[tuple[View, ...], int]]]:
             tensor = value.const_value if value.is_initializer() else constant(value)
             if tensor is not None and tensor.size >= SMALL:
                 shape = tuple(int(d) for d in tensor.shape.numpy())
-                found = (views_of(node, port, shape) for node, port in _readers(value))
+                found = (views_of(node, port, shape) for node, port in readers(value))
                 yield id(tensor), (next((v for v in found if v), ()), _zero_point(value))
 
 
-def _readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
+def readers(value: ir.Value) -> Iterator[tuple[ir.Node, int]]:
     """Yield the uses of a stored weight, seen through operators that keep every element's place."""
     waiting, seen = [value], {id(value)}
     while waiting:

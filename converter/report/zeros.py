@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from converter.core.graph import tensors
 from converter.measure.sparsity import count_zeros
+from converter.report.decoded import look_into
 from converter.report.storage import SMALL, packed, uses
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def zero_share(model: ir.Model, footprint: Footprint) -> float | None:
     """
     if footprint.tensor_bytes > MOST_BYTES:
         return None
-    groups = packed(model)
+    groups = look_into(model, packed(model))
     told = [one for one in groups if one.elements is not None and one.zeros is not None]
     elements = sum(one.elements or 0 for one in told)
     zeros = sum(one.zeros or 0 for one in told)

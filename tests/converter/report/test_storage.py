@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 import pytest
 from support import model_from_text
 
+import converter
 from converter.core import registry
 from converter.core.forecast import Forecast, Saving
 from converter.errors import ParameterError, UnknownPassError
-from converter.report import inspection
+from converter.report import decoded, inspection
 from converter.report.inspection import forecast_packing, inspect_model
 from converter.report.storage import packed
 
+NET = Path(__file__).parents[3] / "fixtures" / "digits_resnet.onnx"
 CODES = np.random.default_rng(0).integers(-3, 4, (16, 8)).astype(np.int8)
 SCALE = np.full((1, 8), 0.1, np.float32)
 
@@ -63,7 +66,7 @@ def test_a_palette_and_a_half() -> None:
     found = inspect_model(model)
     assert [one.form for one in found.packed] == ["palette", "Cast"]
     assert next(t for t in found.weights if t.name == "places").zeros is None
-    assert found.zeros == 0.0  # what places decode to is not known, half has none
+    assert found.zeros == 0.0
 
 
 def test_a_mask_tells_its_zeros_and_decoders_that_share_are_one() -> None:
@@ -105,6 +108,51 @@ def test_blocks_of_four_bits() -> None:
     (found,) = packed(model)
     assert (found.form, found.elements, found.nbytes) == ("MatMulNBits", 512, 256 + 64)
     assert inspect_model(model).zeros is None
+
+
+@pytest.mark.parametrize(
+    ("passes", "pattern"), [("pack:values=int8", "unstructured"), ("pack", "2:4")]
+)
+def test_packed_weights_show_the_zeros_and_patterns_that_they_had(
+    passes: str, pattern: str
+) -> None:
+    share = "0.5" if pattern == "2:4" else "0.8"
+    pruned = converter.convert(
+        NET, passes=f"prune:sparsity={share},pattern={pattern}", verify=False
+    ).model
+    small = converter.convert(pruned, passes=passes, verify=False).model
+    before, after = inspect_model(pruned), inspect_model(small)
+    assert after.packed
+    assert after.tensor_bytes < 0.7 * before.tensor_bytes
+    used = {t.name: t for one in after.packed for t in one.tensors}
+    known = {t.name: t for t in before.weights if t.name in used}
+    assert len(known) >= 4
+    for name, was in known.items():
+        now = used[name]
+        assert (now.shape, now.pattern) == (was.shape, was.pattern)
+        assert now.zeros == pytest.approx(was.zeros, abs=0.05)  # int8 rounds small ones to zero
+    assert after.zeros is not None
+    assert after.zeros == pytest.approx(before.zeros, abs=0.05)
+    assert after.packing is not None
+    assert "packed already" in after.packing.notes[0]
+
+
+def test_what_is_too_large_or_cannot_run_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(decoded, "MOST_BYTES", 100)
+    model = model_from_text(
+        "g (float[N,16] x) => (float[N,8] y) { w = Gather (t, p) y = MatMul (x, w) }",
+        t=np.linspace(-1, 1, 4, dtype=np.float32),
+        p=(CODES & 3).astype(np.int64),
+    )
+    assert inspect_model(model).packed[0].zeros is None
+    monkeypatch.setattr(decoded, "MOST_BYTES", 10_000)
+    assert inspect_model(model).packed[0].zeros == 0
+    broken = model_from_text(
+        "g (float[N,16] x) => (float[N,8] y) { w = Gather (t, p) y = MatMul (x, w) }",
+        t=np.linspace(-1, 1, 4, dtype=np.float32),
+        p=np.full((16, 8), 9, np.int64),
+    )
+    assert inspect_model(broken).packed[0].zeros is None
 
 
 def test_arithmetic_on_shapes_is_no_packed_weight() -> None:
