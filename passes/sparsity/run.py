@@ -108,7 +108,7 @@ class Pruning:
 
     def _prepare(self, model: ir.Model) -> bool:
         """Bring the model into the form in which layers are fitted; outputs stay as they are."""
-        if self._order.recover == "none":
+        if self._order.recover == "none" or self._idle(model):
             return False
         simplified = Simplify().apply(model, self._context).modified
         if simplified:
@@ -119,6 +119,14 @@ class Pruning:
             Simplify().apply(teacher, self._context)
         self._teacher = model.clone() if teacher is None else teacher
         return simplified
+
+    def _idle(self, model: ir.Model) -> bool:
+        """Tell whether there is nothing to prune, or there are as many zeros as wanted already."""
+        layers, zeros, _ = counted.census(find(model, self._order.selection)[0])
+        share = self._order.share
+        if not layers or share is None or self._order.pattern.share is not None:
+            return not layers
+        return sum(zeros) >= round(share * sum(int(layer.tensor.size) for layer in layers))
 
     def _step(
         self, model: ir.Model, share: float | None, *, again: bool
