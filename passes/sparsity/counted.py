@@ -11,6 +11,7 @@ import numpy as np
 from converter.core.contract import Skip
 from converter.core.tensors import chunks
 from passes.allocation.order import Cut, Plan, plan, plan_below
+from passes.importance.magnitude import Magnitude
 
 if TYPE_CHECKING:
     from passes.removal.account import Account
@@ -46,11 +47,13 @@ def census(layers: Sequence[Layer]) -> tuple[list[Layer], list[int], list[Skip]]
     """Read all tensors once, in chunks: return those without NaN, their zeros, and the others."""
     sound, zeros, skipped = [], [], []
     for layer in layers:
-        nonzero, broken = 0, False
+        nonzero, largest = 0, 0
+        space = Magnitude.of([layer.tensor])
         for _, chunk in chunks(layer.tensor):
-            nonzero += int(np.count_nonzero(chunk))
-            broken = broken or bool(np.isnan(chunk.min()))
-        if broken:
+            keys = space.keys(chunk)
+            nonzero += int(np.count_nonzero(keys))
+            largest = max(largest, int(keys.max()))
+        if largest > space.infinity:
             skipped.append(Skip(layer.name, "holds NaN"))
             continue
         sound.append(layer)
