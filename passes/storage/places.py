@@ -55,31 +55,24 @@ def sizes(kept: Array) -> dict[int, int]:
     return found
 
 
-def nanoseconds(width: int, share: float) -> float:
-    """Estimate what decoding costs per element of the result.
+def nanoseconds(width: int, codes: float) -> float:
+    """Estimate what the operators take per element of the result, memory apart.
 
     Args:
         width: How positions are stored.
-        share: Part of the elements that is stored, 0 to 1.
+        codes: Number of codes per element; 1 for a mask.
     """
-    per_element, per_stored = {
-        DENSE: (0.0, 0.0),
-        MASK: (6.0, 1.0),
-        2: (1.0, 15.0),
-        4: (1.0, 15.0),
-        8: (1.0, 13.0),
-    }[width]
-    return per_element + per_stored * share
+    per_code = {DENSE: 0.0, MASK: 5.0, 2: 12.0, 4: 14.0, 8: 10.0}
+    return per_code[width] * codes
 
 
-def peak(width: int, elements: int, stored: int, itemsize: int) -> int:
-    """Bytes of all that lies between the constants and the result, the result included."""
+def peak(width: int, elements: int, codes: int, itemsize: int) -> int:
+    """Estimate the bytes of all that lies between the constants and the vector, that included."""
     if width == DENSE:
         return 0
     if width == MASK:
-        return elements * (14 + itemsize)
-    # Escapes are part of the codes: a third more than elements stored where the width fits.
-    return int(stored * 1.35 * (36 + itemsize)) + 2 * elements * itemsize
+        return elements * (16 + itemsize)
+    return codes * (40 + itemsize) + 2 * elements * itemsize
 
 
 def write(

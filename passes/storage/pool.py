@@ -31,6 +31,12 @@ _TABLE_BYTES = 150
 """The numbers 0 to 255, and a table of the integers in each: all decoders of a graph share them."""
 
 
+_LATE = 1 << 20
+"""Elements from which integers are cut and shaped before a Cast makes them four times as large."""
+_FAULTS = 0.2
+"""Nanoseconds for each byte that decoding touches: the system hands it out page by page."""
+
+
 @dataclass(frozen=True, eq=False)
 class Stored:
     """A constant, what its elements are stored as, and how their places are.
@@ -39,12 +45,14 @@ class Stored:
         constant: The constant.
         content: Its elements.
         width: Of the positions, see :mod:`passes.storage.places`.
+        codes: Number of codes that the positions are.
         nbytes: Bytes of elements, positions, scales or table, and its own nodes.
     """
 
     constant: Constant
     content: Content
     width: int
+    codes: int
     nbytes: int
 
     @property
@@ -66,11 +74,12 @@ def ways(constant: Constant, content: Content) -> list[Stored]:
     """Return a constant in one kind with its positions stored in every width."""
     elements, kept = content.codes.size, int(np.count_nonzero(content.kept))
     own = content.side_bytes + content.nodes * NODE_BYTES + 40
-    found = [Stored(constant, content, places.DENSE, _bytes(elements, content.bits) + own)]
+    found = [Stored(constant, content, places.DENSE, 0, _bytes(elements, content.bits) + own)]
     if kept < elements:
         values = _bytes(kept, content.bits) + own
         for width, nbytes in places.sizes(content.kept).items():
-            found.append(Stored(constant, content, width, nbytes + values))
+            codes = nbytes * 8 // width
+            found.append(Stored(constant, content, width, codes, nbytes + values))
     return found
 
 
@@ -103,9 +112,13 @@ def make_pool(stored: Sequence[Stored]) -> Pool:
 
 def _member(one: Stored, share: float) -> Member:
     content = one.content
-    kept = np.count_nonzero(content.kept) / max(1, content.codes.size)
-    tail = {"raw": 1.0, "half": 1.5, "scaled": 2.5, "palette": 4.0}[content.kind]
-    cost = tail + places.nanoseconds(one.width, float(kept))
+    kept = int(np.count_nonzero(content.kept)) if one.width else content.codes.size
+    elements = max(1, content.codes.size)
+    # Looking up a byte in a table takes as long whatever the number of integers in it.
+    cost = content.bits * kept / elements if content.bits < 8 else 0.0
+    cost += {"raw": 0.5, "half": 0.8, "scaled": 1.0, "palette": 1.5}[content.kind]
+    cost += places.nanoseconds(one.width, one.codes / elements)
+    cost += _FAULTS * _peak(one) / elements
     nbytes = one.nbytes + round(share)
     return Member(one.constant, one.form, nbytes, cost, content.error, content.decoded)
 
@@ -113,10 +126,10 @@ def _member(one: Stored, share: float) -> Member:
 def _peak(one: Stored) -> int:
     """Bytes of everything between what is stored and the result."""
     content, size = one.content, one.constant.array.itemsize
-    elements, kept = content.codes.size, int(np.count_nonzero(content.kept))
+    elements = content.codes.size
     carried = size if content.kind in ("raw", "half") else 1
     steps = {"raw": 1, "half": 2, "scaled": 3, "palette": 3}[content.kind]
-    return elements * size * steps + places.peak(one.width, elements, kept, carried)
+    return elements * size * steps + places.peak(one.width, elements, one.codes, carried)
 
 
 def _bytes(count: int, bits: int) -> int:
@@ -140,11 +153,14 @@ def _write(stored: list[Stored], build: Builder) -> list[ir.Value]:
         if spare:
             owners.append([])
             lengths.append(spare)
-    flat = _widened(emit, emit.joined(regions), stored[0])
+    flat = emit.joined(regions)
+    late = sum(lengths) > _LATE
+    if not late:
+        flat = _widened(emit, flat, stored[0])
     found: dict[int, ir.Value] = {}
     for block, vector in zip(owners, emit.split(flat, lengths), strict=True):
         if block:
-            values = _finished(emit, block, vector)
+            values = _finished(emit, block, vector, late=late)
             found.update(zip(map(id, block), values, strict=True))
     for one in stored:
         kind = ir.DataType.from_numpy(one.constant.array.dtype)
@@ -206,17 +222,21 @@ def _widened(emit: Emitter, flat: ir.Value, one: Stored) -> ir.Value:
     return flat
 
 
-def _finished(emit: Emitter, block: list[Stored], vector: ir.Value) -> list[ir.Value]:
-    """Add the last nodes of constants that form one tensor."""
+def _finished(
+    emit: Emitter, block: list[Stored], vector: ir.Value, *, late: bool
+) -> list[ir.Value]:
+    """Add the last nodes of constants that form one tensor; ``late``: the Cast is among them."""
     first = block[0]
     shape = first.constant.array.shape
     content = first.content
     if content.table is not None:
+        vector = _widened(emit, vector, first) if late else vector
         table = _side(emit, first, stored_side(content.table))
         vector = emit.node("GatherElements", table, vector)
     rows = [one.constant.array.shape[0] for one in block if shape]
     value = emit.node("Reshape", vector, emit.sizes((sum(rows), *shape[1:]) if shape else ()))
     if content.scales is not None:
+        value = _widened(emit, value, first) if late else value
         side = [stored_side(one.content.scales) for one in block if one.content.scales is not None]
         value = emit.node("Mul", value, _side(emit, first, np.concatenate(side)))
         if first.constant.array.dtype == np.float16:

@@ -264,7 +264,7 @@ def test_sizes_that_are_promised() -> None:
         _, values = _model([array], 13)
         best = offers(Constant(values[0], array, 512, 0, _view(array.shape)), 13, values="int8")[0]
         assert best.nbytes <= share * array.nbytes
-        assert best.nanoseconds <= 12
+        assert best.nanoseconds <= 15
 
 
 def test_writing_twice_gives_the_same_bytes() -> None:
