@@ -12,9 +12,12 @@ from converter.core.packed import is_packed
 from converter.core.params import Param
 from converter.core.select import Selection
 from converter.errors import ConverterError
-from passes.storage.choose import choose, write
+from passes.affine.opset import raise_opset, with_samples
+from passes.opset.convert import take_over
+from passes.storage.choose import choose
 from passes.storage.find import find
 from passes.storage.measure import run_time
+from passes.storage.places import OLDEST_OPSET
 from passes.storage.settle import settle
 from passes.storage.size import stored_bytes
 from passes.storage.tell import alternatives, nothing, told
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 
     from converter.core.context import Context
 
+_WORTH_RAISING = 0.05
+"""Share of the bytes of all constants that a newer opset must save."""
 _WORTH = 0.99
 """A file is rewritten only if its constants and nodes shrink to this share."""
 
@@ -53,6 +58,8 @@ class Pack(Pass):
         }
     )
 
+    changes_interface: ClassVar[bool] = True  # the opset, where it is too old for decoders
+
     max_slowdown: Annotated[
         float, Param("longest run time, as a multiple of that of the plain model", ge=1.0, le=10.0)
     ] = 1.03
@@ -76,11 +83,12 @@ class Pack(Pass):
         again = is_packed(model)
         if again:
             unpack(plain, context, ours=True)
+        notes = self._raise_opset(plain, selection, context)
         places, skipped = find(plain, selection)
         choices, left = choose(places, g.opset(plain), self.values, self.load)
         skipped += left
         if not choices:
-            return _unchanged(nothing(places, self.values, g.opset(plain)), skipped)
+            return _unchanged(notes + nothing(places, self.values), skipped)
         try:
             settled = settle(plain, selection, choices, context)
         except ConverterError as error:
@@ -90,23 +98,41 @@ class Pack(Pass):
         traces = drop_traces(settled.packed) if self.traces == "drop" else 0
         before, after = stored_bytes(model), stored_bytes(settled.packed)
         if settled.proof is None or after > _WORTH * before:
-            said = ["it is packed already"] if again else nothing(places, self.values, 0)
+            said = ["it is packed already"] if again else nothing(places, self.values)
             return _unchanged(said, skipped)
         measured = run_time(settled.plain, settled.packed, self.max_slowdown, context)
         if measured is not None and measured.beyond(self.max_slowdown):
             text = f"left as it was: packed it takes {measured.ratio:.3f} times as long to run"
             return _unchanged([text], skipped)
-        if again:
-            unpack(model, context, ours=True)
-        write(model, find(model, selection)[0], settled.choices)
-        if traces:
-            drop_traces(model)
+        take_over(model, settled.packed)
         members = [member for choice in settled.choices for member in choice.members]
-        notes = told(members, settled.proof, measured)
+        notes += told(members, settled.proof, measured)
         notes += alternatives(places, self.values, sum(member.after for member in members))
         notes += [f"stack traces of the exporter were dropped: {traces} bytes"] * bool(traces)
         counts = {"constants_packed": len(members), "bytes_before": before, "bytes_after": after}
         return Outcome(modified=True, counts=counts, skipped=tuple(skipped), notes=tuple(notes))
+
+    def _raise_opset(self, plain: ir.Model, selection: Selection, context: Context) -> list[str]:
+        """Raise an opset that lacks operators of decoders, where that saves enough."""
+        before = g.opset(plain)
+        if not 0 < before < OLDEST_OPSET:
+            return []
+        places, _ = find(plain, selection)
+        sizes = [
+            sum(m.before - m.after for choice in choices for m in choice.members)
+            for choices, _ in (
+                choose(places, opset, self.values, self.load) for opset in (before, OLDEST_OPSET)
+            )
+        ]
+        if sizes[1] - sizes[0] < _WORTH_RAISING * sum(p.tensor.nbytes for p in places):
+            return []
+        instead = "so forms that need newer operators are left out"
+        if context.keep_opset:
+            return [f"opset {before} was to be kept, {instead}"]
+        reason = raise_opset(plain, with_samples(plain, context), OLDEST_OPSET)
+        if reason:
+            return [f"opset {before} stays: {reason}; {instead}"]
+        return [f"opset {before} was raised to {OLDEST_OPSET} for the operators of decoders"]
 
     def forecast(self, model: ir.Model) -> Forecast:
         """Return what would be stored differently, without running anything.
@@ -118,7 +144,7 @@ class Pack(Pass):
         members = [member for choice in choices for member in choice.members]
         savings = tuple(Saving(m.name, m.form, m.before, m.after) for m in members)
         notes = alternatives(places, self.values, sum(m.after for m in members))
-        return Forecast(savings, tuple(notes or nothing(places, self.values, g.opset(model))))
+        return Forecast(savings, tuple(notes or nothing(places, self.values)))
 
 
 def _unchanged(notes: list[str], skipped: list[Skip]) -> Outcome:

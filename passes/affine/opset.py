@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -80,3 +81,16 @@ def _agree(expected: Mapping[str, Array], actual: Mapping[str, Array]) -> bool:
         if not np.allclose(before, after, rtol=_TOLERANCE, atol=_TOLERANCE * size, equal_nan=True):
             return False
     return True
+
+
+def with_samples(model: ir.Model, context: Context) -> Context:
+    """Return a context with made-up samples where there are none, to check a conversion with."""
+    if context.dataset is not None:
+        return context
+    from converter.data.sources import open_data
+
+    try:
+        made_up = open_data("synthetic", model, seed=context.seed)
+    except ConverterError:
+        return context
+    return replace(context, dataset=made_up)

@@ -30,6 +30,8 @@ _Level = Literal["basic", True]
 LEVELS: tuple[_Level, ...] = ("basic", True)
 """Levels of optimisation that a packed model is proven at; True: everything."""
 _ROUNDS = 3
+_FREE_INITIALIZERS = 4
+"""IR version from which callers may override initializers that are listed as inputs."""
 _PIECE = 1 << 20
 _INNER = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
 _Digest = bytes
@@ -149,10 +151,9 @@ class _Graph:
         for at, value in enumerate(graph.input):
             known[value.name] = _join(b"input", value.name.encode() if names else b"%d" % at)
         for tensor in graph.initializer:
-            if tensor.name not in known or not names:  # listed as input: callers may override it
-                known[tensor.name] = self._tensor(tensor)
-            else:
-                known[tensor.name] = _join(known[tensor.name], self._tensor(tensor))
+            content = self._tensor(tensor)
+            free = names and tensor.name in known and self._proto.ir_version >= _FREE_INITIALIZERS
+            known[tensor.name] = _join(known[tensor.name], content) if free else content
         for node in graph.node:
             self.nodes.add(node.name)
             key = _join(

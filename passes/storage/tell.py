@@ -19,7 +19,6 @@ _LISTED = 12
 _BITS: dict[Values, int] = {"float16": 16, "int8": 8, "int4": 4}
 _MUCH = 0.9
 """Only what makes the file smaller than this share of now is worth a sentence."""
-_OLD = 11
 
 
 def told(members: Sequence[Chosen], proof: Proof, measured: RunTime | None) -> list[str]:
@@ -53,13 +52,11 @@ def told(members: Sequence[Chosen], proof: Proof, measured: RunTime | None) -> l
     return notes
 
 
-def nothing(places: Sequence[Place], values: Values, opset: int) -> list[str]:
+def nothing(places: Sequence[Place], values: Values) -> list[str]:
     """Say why nothing was stored differently."""
     if not places:
         return ["there is no constant that is worth packing"]
     text = "packing brings nothing: there are too few zeros and repeated values"
-    if 0 < opset < _OLD:
-        text += f", and opset {opset} lacks operators that decoders need (see convert_opset)"
     return [text, *alternatives(places, values, sum(p.tensor.nbytes for p in places))]
 
 

@@ -7,10 +7,12 @@ import pytest
 from onnx import helper, numpy_helper
 from support import model_from_text, run
 
+from converter.core import graph as g
 from converter.core.context import Context
 from converter.core.forecast import Forecaster
 from converter.core.packed import is_decoder, is_packed
 from converter.data.sources import open_data
+from converter.io.formats import load
 from converter.pipeline.pipeline import Pipeline
 from converter.pipeline.services import LocalServices
 from passes import Pack, Prune, QuantizeWeights, Unpack
@@ -220,11 +222,30 @@ def test_the_limit_on_loading_is_obeyed():
     assert any("load=" in skip.reason for skip in outcome.skipped)
 
 
-def test_old_opsets_have_fewer_forms_and_it_says_so():
-    model = _net(opset=9)
-    outcome = Pack().apply(model, _context())
+@pytest.mark.parametrize(("opset", "ir_version"), [(7, 3), (9, 4)])
+def test_an_old_opset_is_raised_unless_it_is_to_be_kept(opset, ir_version, tmp_path):
+    source = ir.to_proto(_net(opset=opset))
+    source.ir_version = ir_version
+    if ir_version == 3:  # where every initializer was listed as an input
+        info = helper.make_tensor_value_info
+        source.graph.input.extend(
+            info(t.name, t.data_type, list(t.dims)) for t in source.graph.initializer
+        )
+    onnx.save(source, tmp_path / "m.onnx")
+    model = load(tmp_path / "m.onnx")
+    kept, raised = model.clone(), model.clone()
+    outcome = Pack().apply(raised, _context())
+    assert outcome.modified
+    assert g.opset(raised) == 11
+    assert f"opset {opset} was raised" in outcome.notes[0]
+    np.testing.assert_array_equal(run(raised, _feed())["y"], run(source, _feed())["y"])
+    context = _context()
+    context.keep_opset = True
+    outcome = Pack().apply(kept, context)
     assert not outcome.modified
-    assert "opset 9" in outcome.notes[0]
+    assert f"opset {opset} was to be kept" in outcome.notes[0]
+    assert Pack(values="int8").apply(kept, context).modified  # needs nothing new
+    assert g.opset(kept) == opset
 
 
 def test_the_forecast_is_what_happens():
