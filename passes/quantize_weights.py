@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
@@ -12,8 +13,8 @@ from converter.core import graph as g
 from converter.core.contract import Outcome, Pass, Skip
 from converter.core.params import Param
 from converter.core.select import Selection
-from converter.errors import ConverterError, MissingDataError
-from passes.affine.opset import raise_opset
+from converter.errors import MissingDataError
+from passes.affine.opset import raise_opset, with_samples
 from passes.encoding.choose import DATA_FREE, Form, gptq
 from passes.encoding.fit import Fit, assign, fit
 from passes.encoding.plan import BLOCKED_OPSET, Job, Wish, fuses, plan
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
 
 _WORTH_RAISING = 0.25
 """Share of the weights, in bytes, that must become fused products to raise the opset for them."""
+_BLOCK = 32
+_WIDE = 8
+_DENSE = 0.7
+"""Share of weights that are not zero, up to which a tensor counts as sparse."""
 _TABLE_BITS = {"int8": 8, "int4": 4, "none": 0}
 _WAYS = {
     "dequantize": "as 4- or 8-bit products (MatMulNBits in onnxruntime)",
@@ -59,8 +64,13 @@ class QuantizeWeights(Pass):
 
     bits: Annotated[Literal[2, 4, 8], Param("width of a weight", search=(4, 8))] = 4
     block: Annotated[
-        int, Param("weights of a channel that share a scale; 0: all of them", ge=0, le=65536)
-    ] = 32
+        int | None,
+        Param(
+            "weights of a channel that share a scale; 0: all of them; 32 unless many are zero",
+            ge=0,
+            le=65536,
+        ),
+    ] = None
     method: Annotated[
         Literal["auto", "rtn", "hqq", "gptq"],
         Param("how integers are chosen; gptq needs data, auto uses it when there is some"),
@@ -112,7 +122,24 @@ class QuantizeWeights(Pass):
 
     def _wish(self) -> Wish:
         table = _TABLE_BITS[self.embedding]
-        return Wish(self.bits, self.block, self.symmetric, self.storage, table)
+        block = _BLOCK if self.block is None else self.block
+        return Wish(self.bits, block, self.symmetric, self.storage, table)
+
+    def _wish_for(self, weight: Weight) -> Wish:
+        """Return the wish for one weight: where many are zero, grids have zero as integer 0.
+
+        Scales are shared by about as many weights that are not zero as in a dense tensor then, so
+        that what ``pack`` can save by leaving zeros out is not lost to scales.
+        """
+        wish = self._wish()
+        array = weight.tensor.numpy()
+        density = np.count_nonzero(array) / max(1, array.size)
+        if not 0.0 < density <= _DENSE:
+            return wish
+        if self.block is None:
+            shared = _BLOCK << round(-math.log2(density))
+            wish = replace(wish, block=0 if self.bits == _WIDE else shared)
+        return replace(wish, symmetric=True)
 
     def _raise_opset(
         self, model: ir.Model, selection: Selection, context: Context
@@ -131,16 +158,16 @@ class QuantizeWeights(Pass):
         instead = "weights of products become float when the file is loaded"
         if context.keep_opset:
             return False, [f"opset {before} was to be kept: {instead}"]
-        reason = raise_opset(model, _with_samples(model, context), BLOCKED_OPSET)
+        reason = raise_opset(model, with_samples(model, context), BLOCKED_OPSET)
         if reason:
             return False, [f"opset {before} stays: {reason}; {instead}"]
         return True, [f"opset {before} was raised to {BLOCKED_OPSET} for integers in blocks"]
 
     def _plan(self, model: ir.Model, weights: list[Weight]) -> tuple[list[Job], list[Skip]]:
         jobs, skipped = [], []
-        opset, wish = g.opset(model), self._wish()
+        opset = g.opset(model)
         for weight in weights:
-            job = plan(weight, wish, opset)
+            job = plan(weight, self._wish_for(weight), opset)
             if isinstance(job, Job) and not np.isfinite(weight.tensor.numpy()).all():
                 job = "the weight holds NaN or infinity"
             if isinstance(job, str):
@@ -192,16 +219,3 @@ def _told(jobs: list[Job], found: Fit, method: str, context: Context) -> list[st
     elif method == "least_error":
         notes.append("no data: each block has the grid with the least error for usual inputs")
     return notes
-
-
-def _with_samples(model: ir.Model, context: Context) -> Context:
-    """Return a context with made-up samples where there are none, to check a conversion with."""
-    if context.dataset is not None:
-        return context
-    from converter.data.sources import open_data
-
-    try:
-        made_up = open_data("synthetic", model, seed=context.seed)
-    except ConverterError:
-        return context
-    return replace(context, dataset=made_up)
