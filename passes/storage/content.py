@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+import ml_dtypes
 import numpy as np
 
 from passes.storage import grid
@@ -29,9 +30,15 @@ Array = np.ndarray[Any, Any]
 Values = Literal["exact", "float16", "int8", "int4"]
 Kind = Literal["raw", "half", "scaled", "palette"]
 
+_NIBBLES = {np.dtype(ml_dtypes.int4): np.int8, np.dtype(ml_dtypes.uint4): np.uint8}
+"""Types of 4 bits, and those that hold them until the last Cast."""
 _SAMPLE = 1 << 14
 _LOSSY_LEAST = 2
 """Axes of a tensor that is rounded on request: biases and other vectors stay as they are."""
+_LEAST_COLUMNS = 2
+_BLOCKS = (256, 128, 64, 32, 16)
+"""Columns that share a scale, as quantizers divide rows."""
+_MOST_NIBBLE = 7
 _NODES: dict[Kind, int] = {"raw": 1, "half": 1, "scaled": 2, "palette": 2}
 TYPES = (np.float32, np.float16, np.int8, np.uint8)
 """Element types with a form; others stay as they are."""
@@ -47,7 +54,8 @@ class Content:
         codes: Vector of what is stored, one per element of the constant: its own type, float16,
             int8, or uint8.
         blank: What of it need not be stored.
-        scales: Shape that broadcasts to the constant, of its type; None but for "scaled".
+        scales: Of the constant's type, one for all along axes of size 1; None but for "scaled".
+        blocked: Shape of the constant in which the scales spread over it; None: its own.
         table: Vector of the constant's type; None but for "palette".
         error: Largest difference to the constant, relative to its largest element.
         decoded: Returns what will stand in the place of the constant.
@@ -59,6 +67,7 @@ class Content:
     decoded: Callable[[], Array]
     blank: int = 0
     scales: Array | None = None
+    blocked: tuple[int, ...] | None = None
     table: Array | None = None
     error: float = 0.0
     kept: Array = field(init=False)
@@ -87,7 +96,13 @@ def contents(constant: Constant, values: Values) -> Iterator[Content]:
         values: "exact", or what elements of float matrices may be rounded to; forms that need no
             rounding are among the results all the same.
     """
-    if constant.array.dtype not in TYPES or constant.array.size == 0:
+    if constant.array.size == 0:
+        return
+    if constant.array.dtype in _NIBBLES:
+        codes = constant.array.astype(_NIBBLES[constant.array.dtype]).reshape(-1)
+        yield Content("raw", 4, codes, lambda: constant.array, constant.blank)
+        return
+    if constant.array.dtype not in TYPES:
         return
     array = _positive(constant.array)
     yield Content("raw", array.itemsize * 8, array.reshape(-1), lambda: array, _blank(constant))
@@ -142,26 +157,44 @@ def _scaled(array: Array, view: View, values: Values) -> Iterator[Content]:
     if not np.isfinite(array).all():
         return
     rows = view.to_rows(array)
-    if rows.shape[1] < 2:
+    if rows.shape[1] < _LEAST_COLUMNS:
         return
-    found = grid.exact(rows)
-    if found is not None:
-        yield _gridded(found, array, view, 8)
-        if np.abs(found.integers).max(initial=0) <= 7:
-            yield _gridded(found, array, view, 4)
-    elif array.ndim >= _LOSSY_LEAST and values in ("int8", "int4"):
+    for block in _block_sizes(rows.shape[1]):
+        found = grid.exact(rows.reshape(-1, block))
+        if found is not None:
+            most = int(np.abs(found.integers).max(initial=0))
+            yield _gridded(found, array, view, 8)
+            if most <= _MOST_NIBBLE:
+                yield _gridded(found, array, view, 4)
+            return
+    if array.ndim >= _LOSSY_LEAST and values in ("int8", "int4"):
         bits = 8 if values == "int8" else 4
         yield _gridded(grid.rounded(rows, bits), array, view, bits)
 
 
+def _block_sizes(columns: int) -> list[int]:
+    """Return how many columns may share a scale: all, or what quantizers divide rows into."""
+    return [columns, *(n for n in _BLOCKS if n < columns and columns % n == 0)]
+
+
 def _gridded(found: grid.Grid, array: Array, view: View, bits: int) -> Content:
-    codes = np.ascontiguousarray(view.to_cube(found.integers)).reshape(-1)
-    scales = view.to_cube(found.scales[:, None]).reshape(_spread(array.shape, view))
+    cube = view.to_cube(found.integers.reshape(view.rows, -1))
+    codes = np.ascontiguousarray(cube).reshape(-1)
+    blocks = len(found.scales) // view.rows
+    scales = view.to_cube(found.scales.reshape(view.rows, blocks))
+    blocked = None
+    if blocks == 1:
+        scales = scales.reshape(_spread(array.shape, view))
+    else:
+        blocked = (view.outer, blocks, view.summed // blocks, view.inner)
+        scales = scales.reshape(view.outer, blocks, 1, view.inner)
 
     def decoded() -> Array:
-        return np.asarray(codes.reshape(array.shape).astype(array.dtype) * scales)
+        steps = codes.reshape(blocked or array.shape).astype(array.dtype)
+        return np.asarray((steps * scales).reshape(array.shape))
 
-    return Content("scaled", bits, codes, decoded, scales=scales, error=_error(decoded(), array))
+    error = _error(decoded(), array)
+    return Content("scaled", bits, codes, decoded, scales=scales, blocked=blocked, error=error)
 
 
 def _spread(shape: tuple[int, ...], view: View) -> tuple[int, ...]:

@@ -59,7 +59,7 @@ class Stored:
     def key(self) -> Key:
         """What it can share a decoder with."""
         content = self.content
-        return (content.kind, content.bits, self.constant.array.dtype.str, content.blank)
+        return (content.kind, content.bits, self.constant.array.dtype.name, content.blank)
 
     @property
     def form(self) -> str:
@@ -179,6 +179,7 @@ def _blocks(stored: list[Stored]) -> list[list[Stored]]:
         shape, side = one.constant.array.shape, one.content.scales
         along_first = side is None or side.size == side.shape[0] == shape[0]
         alone = not shape or one.content.table is not None or not along_first
+        alone = alone or one.content.blocked is not None
         halves = None if side is None else stored_side(side).dtype.str
         key = (one.width, shape[1:], halves, id(one) if alone else 0)
         blocks.setdefault(key, []).append(one)
@@ -206,7 +207,7 @@ def _stream(emit: Emitter, codes: Array, one: Stored) -> ir.Value:
         return emit.cast(emit.constant(codes, "v"), ir.DataType.FLOAT)
     if content.bits >= 8:
         return emit.constant(codes, "v")
-    if content.kind == "palette":
+    if codes.dtype == np.uint8:
         stored = emit.constant(packed_bits(codes, content.bits), "v")
         return emit.unpacked(stored, content.bits, ir.DataType.UINT8)
     return emit.signed(emit.constant(packed_bits(codes.astype(np.int16) + 8, 4, 8), "v"))
@@ -234,14 +235,20 @@ def _finished(
         table = _side(emit, first, stored_side(content.table))
         vector = emit.node("GatherElements", table, vector)
     rows = [one.constant.array.shape[0] for one in block if shape]
-    value = emit.node("Reshape", vector, emit.sizes((sum(rows), *shape[1:]) if shape else ()))
+    whole = (sum(rows), *shape[1:]) if shape else ()
+    value = emit.node("Reshape", vector, emit.sizes(content.blocked or whole))
     if content.scales is not None:
         value = _widened(emit, value, first) if late else value
         side = [stored_side(one.content.scales) for one in block if one.content.scales is not None]
         value = emit.node("Mul", value, _side(emit, first, np.concatenate(side)))
-        if first.constant.array.dtype == np.float16:
-            value = emit.cast(value, ir.DataType.FLOAT16)
-    return emit.split(value, rows) if len(block) > 1 else [value]
+    if content.blocked is not None:
+        value = emit.node("Reshape", value, emit.sizes(shape))
+    values = emit.split(value, rows) if len(block) > 1 else [value]
+    kind = ir.DataType.from_numpy(first.constant.array.dtype)
+    last = content.bits == 4 and content.kind == "raw"
+    if last or (content.kind == "scaled" and kind != ir.DataType.FLOAT):
+        values = [emit.cast(value, kind) for value in values]
+    return values
 
 
 def _side(emit: Emitter, one: Stored, side: Array) -> ir.Value:

@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -46,14 +47,18 @@ def _model(arrays: list[np.ndarray], opset: int) -> tuple[ir.Model, list[ir.Valu
             shape=ir.Shape(array.shape),
             const_value=ir.tensor(array, name=f"w{i}"),
         )
-        output = ir.Value(name=f"y{i}", type=value.type)
-        nodes.append(ir.node("Reshape", [value, text], outputs=[output]))
+        read = value
+        if array.dtype.name in ("int4", "uint4"):  # which cannot be reshaped
+            read = ir.Value(name=f"z{i}", type=ir.TensorType(ir.DataType.INT8))
+            nodes.append(ir.node("Cast", [value], {"to": int(ir.DataType.INT8)}, outputs=[read]))
+        output = ir.Value(name=f"y{i}", type=read.type)
+        nodes.append(ir.node("Reshape", [read, text], outputs=[output]))
         values.append(value)
         outputs.append(output)
     graph = ir.Graph(
         [text], outputs, nodes=nodes, initializers=values, opset_imports={"": opset}, name="g"
     )
-    return ir.Model(graph, ir_version=8), values
+    return ir.Model(graph, ir_version=10 if opset > 20 else 8), values
 
 
 def _bytes(model: ir.Model) -> bytes:
@@ -115,7 +120,9 @@ def _verify(
     for level in ("ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"):
         outputs, left = _folded(model, path, level)
         assert left == ["Reshape"] * len(arrays)
-        for wanted, found in zip(expected.values(), outputs, strict=True):
+        for array, found in zip(expected.values(), outputs, strict=True):
+            narrow = array.dtype.name in ("int4", "uint4")
+            wanted = array.astype(np.int8) if narrow else array
             assert found.dtype == wanted.dtype
             assert found.tobytes() == wanted.tobytes()
     # The estimate counts nodes, whose names and attributes differ in length, and every pool has
@@ -184,6 +191,22 @@ def test_a_hidden_grid_is_found(bits: int, half: bool, kind: type, tmp_path: Pat
     forms = _verify(arrays, 17, tmp_path)
     assert len(forms) == 4
     assert all(form.endswith(f"int{bits}") for form in forms)
+
+
+def test_a_grid_in_blocks_is_found(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    codes = np.round(rng.normal(size=(48, 4, 32)) * 2).clip(-7, 7)
+    scales = rng.uniform(0.01, 0.1, (48, 4, 1)).astype(np.float16)
+    rows = (codes.astype(np.float32) * scales.astype(np.float32)).reshape(48, 128)
+    arrays, views = [rows, np.ascontiguousarray(rows.T)], [View(48, 128, 1), View(1, 128, 48)]
+    assert _verify(arrays, 13, tmp_path, views) == ["int4"] * 2
+
+
+@pytest.mark.parametrize("kind", [ml_dtypes.int4, ml_dtypes.uint4])
+def test_integers_of_four_bits(kind: type, tmp_path: Path) -> None:
+    blank = 8 if kind is ml_dtypes.uint4 else 0
+    arrays = [np.round(_sparse(s, 0.8) * 2 + blank).clip(-8 + blank, 7 + blank) for s in SHAPES[:3]]
+    assert len(_verify([a.astype(kind) for a in arrays], 21, tmp_path, blank=blank)) == 3
 
 
 def test_scales_lie_along_any_axis(tmp_path: Path) -> None:
