@@ -105,8 +105,9 @@ def lowest(scores: Array, count: int) -> Array:
     if count >= flat.size:
         return np.ones(scores.shape, bool)
     edge = np.partition(flat, count - 1)[count - 1]
-    gone: Array = flat < edge
-    ties = np.flatnonzero((flat == edge) | np.isnan(flat) if np.isnan(edge) else flat == edge)
+    unknown = bool(np.isnan(edge))
+    gone: Array = ~np.isnan(flat) if unknown else flat < edge
+    ties = np.flatnonzero(np.isnan(flat) if unknown else flat == edge)
     gone[ties[: count - int(np.count_nonzero(gone))]] = True
     return gone.reshape(scores.shape)
 
