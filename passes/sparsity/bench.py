@@ -27,7 +27,7 @@ from passes.reconstruction.linear import Linear, install, linear_of
 from passes.reconstruction.order import advanced, rearrange
 from passes.removal.samples import samples_for
 from passes.rounding.gptq import MOST_COLUMNS
-from passes.sparsity.prepared import Prepared, ranks_of
+from passes.sparsity.prepared import Fits, Prepared, ranks_of
 from passes.sparsity.room import Room
 from passes.sparsity.samples import Samples, chosen
 from passes.sparsity.settle import Settling
@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 T = TypeVar("T")
-Part = Literal["trial", "few", "held"]
+Part = Literal["trial", "few", "held", "wide"]
+_PARTS: tuple[Part, ...] = ("trial", "few", "held", "wide")
 
 _MOST_BYTES = 256 << 20
 """Worked out weights that are held in memory; more lie in files."""
@@ -52,6 +53,8 @@ _LEAST_LEVELS = 6
 _DEEPEST = 0.2
 _LEAST_DENSITY = 0.008
 """The last level has this part of the density of all layers together, and no less."""
+_NEAR = (0.25, 0.35, 0.5, 0.65, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 3.0)
+"""Densities around that of an allocation, as multiples of it; large models take every other."""
 _TRIALS, _LEAST_TRIALS = 128, 16
 _WORK = 2.5e10
 """Multiply-accumulates of one run: half a second on one core."""
@@ -154,6 +157,7 @@ class Bench:
         levels: Densities that every layer is prepared at: float64, falling from 1.0.
         samples: What is compared on what.
         note: About the samples.
+        runs: Of the model on samples, so far.
     """
 
     def __init__(
@@ -167,7 +171,8 @@ class Bench:
         self.room = Room.of(problem)
         self.levels = self._levels()
         self.note = ""
-        self.samples = Samples(batches, batches, batches, batches)
+        self.runs = 0
+        self.samples = Samples(*[batches] * 5)
         self._batches = batches
         self._folder = folder
         self._progress = progress
@@ -177,7 +182,7 @@ class Bench:
         self._fits = problem.recover != "none"
         self._prepared: list[Prepared] = []
         self._expected: dict[Part, dict[str, list[Array]]] = {}
-        self._runs: dict[Part, Pieces] = {}
+        self._whole: dict[Part, Pieces] = {}
         self._store = Store(folder, Budget(_MOST_BYTES))
 
     def start(self, samples: int, macs: float, note: str) -> None:
@@ -185,6 +190,7 @@ class Bench:
         self.note = note
         count = int(np.clip(_WORK / max(1.0, macs), _LEAST_TRIALS, samples))
         fitted = int(np.clip(_FIT_WORK / max(1.0, macs), _LEAST_FIT, _FIT))
+        fitted = fitted if self._fits else 0
         try:
             self.samples = chosen(self._batches, (count, fitted), free=divisible(self._teacher))
             self._expect()
@@ -205,25 +211,74 @@ class Bench:
         if not self._fits:
             return
         zeros = self.room.low if zeros is None else zeros
+        for i, prepared in enumerate(self._prepared):
+            if prepared.fits is not None:
+                prepared.fits.drop()
+            key, points = f"worked-{i}", self._points(prepared, int(zeros[i]))
+            prepared.fits = Fits(points, self._store, key) if prepared.node else None
+        self._walk(zeros, self.samples.fit)
+
+    def own(self, zeros: Array, parts: Sequence[Part] = ("trial",)) -> list[float]:
+        """Return the damage of an allocation whose layers are fitted for it alone.
+
+        Near to what will come out, and as dear as a tenth or more of :meth:`settle`, whose fits
+        stay as they are.
+
+        Args:
+            zeros: By layer: int64 (layers,).
+            parts: Of the samples.
+        """
+        kept = [prepared.fits for prepared in self._prepared]
+        store = Store(Path(tempfile.mkdtemp(dir=self._folder)), Budget(_MOST_BYTES))
+        if self._fits:
+            for i, prepared in enumerate(self._prepared):
+                points = np.asarray([max(int(zeros[i]), prepared.least)], np.int64)
+                prepared.fits = Fits(points, store, str(i)) if prepared.node else None
+            self._walk(zeros, self.samples.fit)
+        losses = [self.loss(zeros, part) for part in parts]
+        for prepared, fits in zip(self._prepared, kept, strict=True):
+            if prepared.fits is not None:
+                prepared.fits.drop()
+            prepared.fits, prepared.now = fits, -1
+        return losses
+
+    def points(self, layer: int) -> Array:
+        """Return the numbers of zeros that a layer was worked out for: int64, ascending."""
+        fits = self._prepared[layer].fits
+        return self._points(self._prepared[layer], 0) if fits is None else fits.points
+
+    def errors(self, layer: int) -> Array:
+        """Return what is left of the error of a layer's output at its points: float64, rising.
+
+        Relative to the variance of the output; of layers that are not fitted the share of the
+        weights' energy that goes.
+        """
+        prepared = self._prepared[layer]
+        if prepared.fits is not None and prepared.fits.errors:
+            return np.maximum.accumulate(np.asarray(prepared.fits.errors, np.float64))
+        return prepared.energies(self.points(layer))
+
+    def _walk(self, zeros: Array, batches: Sequence[Batch]) -> None:
+        """Fit layer after layer; what is behind a layer reads it at the given zeros."""
         settling = Settling(
             (self._teacher, self._student),
-            self.samples.fit,
+            batches,
             self._settings,
             Path(tempfile.mkdtemp(dir=self._folder)),
             scaling=self.problem.recover == "moments",
         )
-        for i, prepared in enumerate(self._prepared):
-            self._store.drop(str(i))
-            prepared.begin(self._points(prepared, int(zeros[i])), self._store, str(i))
-            prepared.put(int(zeros[i]))
-        fitted = {p.node: p for p in self._prepared if p.node is not None}
-        work = sum(p.size for p in fitted.values())
-        half = work * (len(self.levels) + 1) * 4 > _MOST_BYTES
-        for node in settling.stops(fitted):
-            prepared = fitted[node]
+        place = {p.node: i for i, p in enumerate(self._prepared) if p.node is not None}
+        for prepared, count in zip(self._prepared, zeros, strict=True):
             prepared.now = -1
-            settling.step(prepared, np.float16 if half else np.float32)
-            prepared.put(int(zeros[self._prepared.index(prepared)]))
+            prepared.put(int(count))
+        held = sum(self._prepared[i].size for i in place.values()) * 4 * (len(self.levels) + 1)
+        kind = np.float16 if held > _MOST_BYTES else np.float32
+        for node in settling.stops(place):
+            prepared = self._prepared[place[node]]
+            assert prepared.fits is not None
+            settling.step(prepared, prepared.fits, kind)
+            prepared.now = -1
+            prepared.put(int(zeros[place[node]]))
             self._progress(1)
 
     def loss(self, zeros: Array, part: Part = "trial") -> float:
@@ -234,10 +289,7 @@ class Bench:
             part: Of the samples.
         """
         self._put(zeros)
-        runs, batches = self._runs[part], self._of(part)
-        found = runs.outlook(range(len(batches)))
-        self._progress(1)
-        return damage(self._expected[part], found, batches)
+        return self._damage(self._whole[part], part)
 
     def around(
         self, zeros: Array, tried: Sequence[Sequence[int]], part: Part = "trial"
@@ -257,8 +309,7 @@ class Bench:
         order = sorted(range(len(self._prepared)), key=lambda i: self._prepared[i].first)
         nodes = list(self._student.graph)
         stops = [nodes[self._prepared[i].first] for i in order]
-        batches = self._of(part)
-        pieces = self._pieces(self._student, batches, stops)
+        pieces = self._pieces(self._student, self._of(part), stops)
         found: list[list[float]] = [[] for _ in order]
         for i in order:
             pieces.advance()
@@ -266,15 +317,20 @@ class Bench:
                 continue
             for count in tried[i]:
                 self._prepared[i].put(count)
-                made = pieces.outlook(range(len(batches)))
-                found[i].append(damage(self._expected[part], made, batches))
-                self._progress(1)
+                found[i].append(self._damage(pieces, part))
             self._prepared[i].put(int(zeros[i]))
         return found
 
     def expired(self) -> bool:
         """Tell whether the user's time limit asks to stop and use the best so far."""
         return self._settings.limits.late(_LATE)
+
+    def _damage(self, pieces: Pieces, part: Part) -> float:
+        batches = self._of(part)
+        found = pieces.outlook(range(len(batches)))
+        self.runs += 1
+        self._progress(1)
+        return damage(self._expected[part], found, batches)
 
     def _put(self, zeros: Array) -> None:
         for prepared, count in zip(self._prepared, zeros, strict=True):
@@ -294,11 +350,15 @@ class Bench:
 
     def _points(self, prepared: Prepared, here: int) -> Array:
         """Return the numbers of zeros that a layer is worked out for; ``here`` is one of them."""
-        counts = np.round((1.0 - self.levels) * prepared.size).astype(np.int64)
-        return np.unique(np.maximum([*counts, here], prepared.least))
+        densities = self.levels
+        if here > prepared.least:
+            near = np.asarray(_NEAR[:: 1 + (len(self.levels) < _LEVELS[0][1])])
+            densities = np.append(near * (1.0 - here / prepared.size), 1.0)
+        counts = np.round((1.0 - np.minimum(densities, 1.0)) * prepared.size).astype(np.int64)
+        return np.unique(np.clip([*counts, here], prepared.least, prepared.size))
 
     def _expect(self) -> None:
-        for part in ("trial", "few", "held"):
+        for part in _PARTS:
             batches = self._of(part)
             whole = self._pieces(self._teacher, batches, ())
             self._expected[part] = whole.outlook(range(len(batches)))
@@ -329,8 +389,8 @@ class Bench:
             place = min((first.get(node, 0) for node in layer.nodes), default=0)
             prepared = Prepared(layer, ranks, int(self.room.low[i]), place, nodes.get(i))
             self._prepared.append(prepared)
-        for part in ("trial", "few", "held"):
-            self._runs[part] = self._pieces(self._student, self._of(part), ())
+        for part in _PARTS:
+            self._whole[part] = self._pieces(self._student, self._of(part), ())
 
     def _fitted_nodes(self) -> dict[int, ir.Node]:
         """Return, by layer, the one node that can be fitted."""

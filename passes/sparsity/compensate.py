@@ -98,6 +98,13 @@ class Normal:
         made: Array = self.goal - np.einsum("gok,gk->go", weight, self.mean)
         return made
 
+    def error(self, weight: Array) -> float:
+        """Return the power of what a weight leaves, as a share of the variance of the goal."""
+        turned = weight.swapaxes(1, 2).astype(np.float64)
+        whole = float(self.power.sum())
+        left = whole + float(np.sum(turned * (self.gram @ turned - 2.0 * self.products)))
+        return max(0.0, left / whole) if whole > 0.0 else 0.0
+
     def solve(self, mask: Array, start: Array, steps: int) -> Array:
         """Return the best weight that is zero outside of a mask.
 

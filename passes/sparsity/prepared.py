@@ -21,6 +21,43 @@ if TYPE_CHECKING:
     from passes.tuning.store import Store
 
 Array = np.ndarray[Any, Any]
+_SMALLEST = 1e-300
+
+
+@dataclass(eq=False)
+class Fits:
+    """The weights of one layer for some numbers of zeros.
+
+    Attributes:
+        points: Numbers of zeros, ascending: int64 (points,).
+        store: Holds the weights, in memory or in files.
+        key: Their name there.
+        biases: By point: float32 (outputs,), or nothing where there is no bias.
+        errors: By point, what is left of the error of the layer's output, relative to its variance.
+    """
+
+    points: Array
+    store: Store
+    key: str
+    biases: list[Array | None] = field(default_factory=list)
+    errors: list[float] = field(default_factory=list)
+
+    def add(self, weight: Array, bias: Array | None, error: float) -> None:
+        """Take the weights for the next point.
+
+        Args:
+            weight: In the shape of the tensor.
+            bias: float (outputs,), or nothing.
+            error: Of the layer's output.
+        """
+        self.errors.append(error)
+        self.store.append(self.key, np.ascontiguousarray(weight).reshape(-1))
+        self.biases.append(None if bias is None else bias.astype(np.float32))
+
+    def drop(self) -> None:
+        """Forget them."""
+        self.store.drop(self.key)
+        self.biases, self.errors = [], []
 
 
 @dataclass(eq=False)
@@ -33,9 +70,7 @@ class Prepared:
         least: Zeros that are there already.
         first: Position of the first node of the main graph that needs it.
         node: The one node that is fitted; None: weights are masked only.
-        points: Numbers of zeros that were worked out, ascending; nothing: masked only.
-        weights: By point, flat: float16 or float32 (weights,).
-        biases: By point: float32 (outputs,), or nothing where there is no bias.
+        fits: What was worked out; None: weights are masked only.
         now: Zeros that it has at present; -1: weights that no number describes.
     """
 
@@ -44,12 +79,9 @@ class Prepared:
     least: int
     first: int
     node: ir.Node | None = None
-    points: Array = field(default_factory=lambda: np.zeros(0, np.int64))
+    fits: Fits | None = None
     now: int = -1
     _original: Array = field(init=False)
-    _store: Store | None = None
-    _key: str = ""
-    _biases: list[Array | None] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self._original = np.ascontiguousarray(self.layer.tensor.numpy())
@@ -73,20 +105,13 @@ class Prepared:
         stays = _matrices(linear, (self.ranks >= zeros).reshape(self._original.shape))
         return stays.astype(bool)
 
-    def begin(self, points: Array, store: Store, key: str) -> None:
-        """Forget what was worked out, and take other points."""
-        self.points, self._store, self._key, self._biases = points, store, key, []
-
-    def add(self, weight: Array, bias: Array | None) -> None:
-        """Take the weights for the next point.
-
-        Args:
-            weight: In the shape of the tensor.
-            bias: float (outputs,), or nothing.
-        """
-        assert self._store is not None
-        self._store.append(self._key, np.ascontiguousarray(weight).reshape(-1))
-        self._biases.append(None if bias is None else bias.astype(np.float32))
+    def energies(self, points: Array) -> Array:
+        """Return the share of the weights' energy that goes: float64, by number of zeros."""
+        squares = np.zeros(self.size + 1)
+        squares[self.ranks + 1] = np.square(self._original.reshape(-1), dtype=np.float64)
+        sums = np.cumsum(squares)
+        made: Array = sums[points] / max(float(sums[-1]), _SMALLEST)
+        return made
 
     def put(self, zeros: int) -> None:
         """Give the layer its weights for so many zeros."""
@@ -106,19 +131,20 @@ class Prepared:
 
     def _at(self, zeros: int) -> tuple[Array, Array | None]:
         stays = self.ranks >= zeros
-        worked = len(self._biases)
-        if not worked or self._store is None:
+        fits = self.fits
+        if fits is None or not fits.biases:
             return np.where(stays, self._original.reshape(-1), self._original.dtype.type(0)), None
-        made, points = self._store[self._key], self.points[:worked]
-        after = int(np.searchsorted(points, zeros))
+        worked, biases = len(fits.biases), fits.biases
+        made, points = fits.store[fits.key], fits.points
+        after = int(np.searchsorted(points[:worked], zeros))
         if after in (0, worked) or points[after] == zeros:
             at = min(after, worked - 1)
-            return np.where(stays, made[at], made[at].dtype.type(0)), self._biases[at]
+            return np.where(stays, made[at], made[at].dtype.type(0)), biases[at]
         part = np.float32((zeros - points[after - 1]) / (points[after] - points[after - 1]))
         weight = (1 - part) * made[after - 1].astype(np.float32)
         weight *= stays
         weight += part * made[after].astype(np.float32)
-        first, second = self._biases[after - 1], self._biases[after]
+        first, second = biases[after - 1], biases[after]
         if first is None or second is None:
             return weight, None
         return weight, (1 - part) * first + part * second

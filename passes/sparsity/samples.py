@@ -30,12 +30,16 @@ class Samples:
         trial: To compare allocations.
         few: Some of these.
         held: To compare the best of all in the end.
+        wide: All that are judged by and some that are fitted on, to compare what was fitted for
+            itself: of few samples the least certain ones decide, and fits to thousands of rows say
+            nearly the same of all.
     """
 
     fit: Sequence[Batch]
     trial: Sequence[Batch]
     few: Sequence[Batch]
     held: Sequence[Batch]
+    wide: Sequence[Batch]
 
 
 def chosen(batches: Sequence[Batch], counts: tuple[int, int], *, free: bool) -> Samples:
@@ -49,13 +53,17 @@ def chosen(batches: Sequence[Batch], counts: tuple[int, int], *, free: bool) -> 
     """
     count, fitted = counts
     fit, judged = split(batches, free=free) if fitted else (batches, batches)
+    apart = sum(b.samples for b in fit) < sum(b.samples for b in batches)
     judged = spread(judged, count + count // (_HELD - 1), divisible=free)
     trial, held = _parted(judged, _HELD, free=free)
     fit = spread(fit, max(1, fitted), divisible=free)
     few = spread(trial, _FEW, divisible=free)
+    wide = [*trial, *held]
+    if apart:
+        wide += spread(fit, count, divisible=free)
     if free:
-        fit, trial, held, few = map(joined, (fit, trial, held, few))
-    return Samples(fit, trial, few, held)
+        fit, trial, held, few, wide = map(joined, (fit, trial, held, few, wide))
+    return Samples(fit, trial, few, held, wide)
 
 
 def split(batches: Sequence[Batch], *, free: bool) -> tuple[list[Batch], list[Batch]]:

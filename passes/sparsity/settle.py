@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from converter.core.context import Arrays, Batch, RunSettings
-    from passes.sparsity.prepared import Prepared
+    from passes.sparsity.prepared import Fits, Prepared
 
 Array = np.ndarray[Any, Any]
 _POSITIONS = 48
@@ -79,11 +79,12 @@ class Settling:
             self._pieces.append(Pieces(model, stops, feeds, self._settings, folder, budget))
         return order
 
-    def step(self, prepared: Prepared, kind: type[np.floating[Any]]) -> None:
+    def step(self, prepared: Prepared, fits: Fits, kind: type[np.floating[Any]]) -> None:
         """Go on to the next layer and work it out; it stays masked only where that fails.
 
         Args:
-            prepared: The layer; its points are set.
+            prepared: The layer.
+            fits: Takes what is found for its points.
             kind: How weights are kept.
         """
         for pieces in self._pieces:
@@ -96,14 +97,14 @@ class Settling:
         normal = Normal.of(found[0], prepared.original(linear), found[1].gain, fixed)
         if not normal.finite:
             return
-        least = normal.work(len(prepared.points))
+        least = normal.work(len(fits.points))
         steps = int(np.clip(_WORK / max(1.0, least), _LEAST_STEPS, _STEPS))
         weight = normal.weight
-        for count in prepared.points:
+        for count in fits.points:
             mask = prepared.mask(linear, int(count))
             weight = normal.scaled(mask) if self._scaling else normal.solve(mask, weight, steps)
             bias = normal.bias(weight).reshape(-1) if linear.home is not None else None
-            prepared.add(linear.stored(weight).astype(kind), bias)
+            fits.add(linear.stored(weight).astype(kind), bias, normal.error(weight))
 
     def _rows(self, linear: Linear) -> tuple[Rows, Tail] | None:
         """Take rows of both models, and what follows; nothing where they cannot be compared."""
