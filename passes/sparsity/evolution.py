@@ -27,8 +27,8 @@ _SPREAD = 0.4
 _PAIRS = 3
 _CROSSED = 0.5
 _TRIES = 20
-_REJECTED = 1.15
-"""Loss on few samples, in multiples of the worst survivor's, from which on a child is given up."""
+_REJECTED = 1.0
+"""Loss on few samples, in multiples of the worst survivor's, beyond which a child is given up."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from passes.sparsity.problem import Problem
 
 Array = np.ndarray[Any, Any]
-EPOCHS = 5
-"""Parts of the search; the bench is set up anew for each."""
+_EPOCHS, _LEAST = 5, 3
+"""Parts of the search at most, and generations of one at least; the bench is set up anew for
+each."""
 _REACH = 1.7
 """Densities move by this factor at most in an epoch, and by its root after one that failed."""
 _CLOSE = 1.12
@@ -56,7 +57,7 @@ class Task:
     starts: Mapping[str, Array]
     plan: Plan
     rng: np.random.Generator
-    epochs: int = EPOCHS
+    epochs: int = _EPOCHS
 
 
 @dataclass(frozen=True, eq=False)
@@ -179,7 +180,8 @@ def genetic(problem: Problem) -> Allocation:
     if room.fixed:
         return Allocation(starts["lamp"], ("evolution: there is nothing to decide",))
     plan = Plan(problem.population, problem.generations)
-    task = Task(room, starts, plan, problem.context.rng("prune genetic"))
+    epochs = min(_EPOCHS, max(1, problem.generations // _LEAST))
+    task = Task(room, starts, plan, problem.context.rng("prune genetic"), epochs)
     found = measured(problem, partial(_searched, task))
     return Allocation(np.asarray(found["zeros"], np.int64), _notes(found), _counts(found))
 
