@@ -12,7 +12,7 @@ from passes.reconstruction.activation import Activation
 from passes.reconstruction.least_squares import Map, Pull, System
 from passes.reconstruction.linear import Linear
 from passes.reconstruction.moments import matched, shifted
-from passes.reconstruction.support import Keep, support
+from passes.reconstruction.support import Keep, Support
 from passes.reconstruction.tail import Tail
 from passes.reconstruction.targets import Rows
 from passes.rounding.gptq import MOST_COLUMNS
@@ -29,7 +29,9 @@ _PLENTY = 4
 _FEW = 2
 """Rows per input below which weights stay, if nothing can be held out to judge by."""
 _CHOICES = 2
-"""How often it is asked which weights stay, where an activation follows."""
+"""How often it is asked which weights stay, where an activation follows ..."""
+_LARGE = 2e9
+"""... and so many multiply-accumulates of one round are not exceeded."""
 _RIDGES = (1.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
@@ -226,18 +228,33 @@ class _Problem:
         """Fit with weights chosen anew; tell whether that is better than the present layer."""
         whole = [Map(w, b) for w, b in self.parts(choice.original, choice.bias)]
         systems = [self._system(each, i) for i, each in enumerate(whole)]
-        gained = False
-        for _ in range(_CHOICES if self.bounded else 1):
-            goals = [self._follows(best.maps[i], i, fitted=gained) for i in range(len(whole))]
+        gained, search = False, None
+        for _ in range(self._choices()):
+            pulls = [
+                s.pull(self._follows(best.maps[i], i, fitted=gained)) for i, s in enumerate(systems)
+            ]
+            found = [s.normal(p, self.recipe.ridge) for s, p in zip(systems, pulls, strict=True)]
             try:
-                stays = self._support(systems, goals, choice.keep)
+                search = search or Support(np.stack([gram for gram, _ in found]))
+                right = np.stack([each for _, each in found]) * self._strength()
+                stays = search.choose(right, choice.keep).swapaxes(1, 2)
             except np.linalg.LinAlgError:
                 break
             given = [Map(w.weight * m, w.bias) for w, m in zip(whole, stays, strict=True)]
-            if not self.squares(best, given):
+            if not self.squares(best, given, systems):
                 break
             gained = True
         return gained
+
+    def _choices(self) -> int:
+        """Return how often it is asked which weights stay."""
+        large = self.layer.depth * self.layer.weight.size > _LARGE
+        return _CHOICES if self.bounded and self.recipe.iterations and not large else 1
+
+    def _strength(self) -> Array:
+        """Return what an output counts: (groups, 1, outputs of a group)."""
+        strength: Array = np.abs(self._gain).reshape(-1, 1, self._each)
+        return strength
 
     def _follows(self, found: Map, group: int, *, fitted: bool) -> Array:
         """Return what a group is to make, as far as the activation behind a fit shows it."""
@@ -246,16 +263,9 @@ class _Problem:
             wanted = self.activation.targets(wanted, self._made(found, self._fit, group))
         return self._goal(wanted, group)
 
-    def _support(self, systems: list[System], goals: list[Array], keep: Keep) -> Array:
-        """Return the weights that stay: bool (groups, outputs of a group, inputs of a group)."""
-        parts = []
-        for i, (system, goal) in enumerate(zip(systems, goals, strict=True)):
-            gram, right = system.normal(system.pull(goal), self.recipe.ridge)
-            parts.append((gram, right * np.abs(self._gain[self._columns(i)])))
-        gram, right = (np.stack(column) for column in zip(*parts, strict=True))
-        return support(gram, right, keep).swapaxes(1, 2)
-
-    def squares(self, best: _Best, prior: list[Map] | None = None) -> bool:
+    def squares(
+        self, best: _Best, prior: list[Map] | None = None, like: list[System] | None = None
+    ) -> bool:
         """Fit by least squares: the ridge first, then what the activation changes.
 
         Returns:
@@ -264,10 +274,14 @@ class _Problem:
         Args:
             best: Takes what is better.
             prior: What the layer is pulled to, with its zeros; None: the present layer.
+            like: Systems of the same rows; None: there are none yet.
         """
         present = best.maps if prior is None else prior
         error = best.error
-        systems = [self._system(each, i) for i, each in enumerate(present)]
+        systems = [
+            self._system(each, i) if like is None else like[i].given(each, _mask(each))
+            for i, each in enumerate(present)
+        ]
         wanted = [self._fit.wanted[:, self._columns(i)] for i in range(len(present))]
         pulls = [
             s.pull(self._goal(w, i)) for i, (s, w) in enumerate(zip(systems, wanted, strict=True))
@@ -325,12 +339,11 @@ class _Problem:
         return found
 
     def _system(self, prior: Map, group: int) -> System:
-        mask = prior.weight != 0.0
         return System(
             np.ascontiguousarray(self._fit.inputs[:, group]),
             prior,
             bias=self.layer.home is not None,
-            mask=None if mask.all() else mask,
+            mask=_mask(prior),
         )
 
     def _goal(self, wanted: Array, group: int) -> Array:
@@ -357,6 +370,12 @@ class _Problem:
                 found = Map(found.weight, each.bias)
             made.append(self._kept_dead(found, each, i))
         return made
+
+
+def _mask(prior: Map) -> Array | None:
+    """Return which weights may differ from zero; None: all."""
+    mask: Array = prior.weight != 0.0
+    return None if mask.all() else mask
 
 
 def _named(factor: float) -> str:

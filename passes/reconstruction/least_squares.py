@@ -6,6 +6,7 @@ the bias costs nothing and drops out. One factorisation serves any number of tar
 
 from __future__ import annotations
 
+from copy import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,17 +72,26 @@ class System:
     def __init__(
         self, rows: Array, prior: Map, *, bias: bool = True, mask: Array | None = None
     ) -> None:
-        self._prior = prior
         self._bias = bias
-        self._mask = None if mask is None else np.ascontiguousarray(mask.T, np.float32)
         self._mean = rows.mean(axis=0, dtype=np.float64) if bias else np.zeros(rows.shape[1])
         self._rows = rows
         self._gram = self._product(rows) / max(1, len(rows))
         self.scale = float(np.trace(self._gram)) / max(1, len(self._gram))
+        self._give(prior, mask)
+
+    def _give(self, prior: Map, mask: Array | None) -> None:
+        self._prior = prior
+        self._mask = None if mask is None else np.ascontiguousarray(mask.T, np.float32)
         self._few_zeros = mask is None or bool(np.mean(mask) > 1.0 - _FEW)
         self._small = np.zeros(()) if mask is None else self._gram.astype(np.float32)
         self._ridge = 0.0
         self._factor: Triangle | None = None
+
+    def given(self, prior: Map, mask: Array | None) -> System:
+        """Return the system of the same rows for another present layer with other zeros."""
+        twin = copy(self)
+        twin._give(prior, mask)
+        return twin
 
     def factorise(self, ridge: float) -> None:
         """Prepare :meth:`solve`.

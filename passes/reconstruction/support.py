@@ -36,63 +36,59 @@ _WIDE = 1_024
 _SMALLEST = 1e-30
 
 
-def support(gram: Array, right: Array, keep: Keep) -> Array:
-    """Choose the weights that stay.
+class Support:
+    """The search for one layer, for any right-hand sides.
 
     Args:
         gram: Regular: float64 (groups, inputs, inputs).
-        right: What the regression is solved for: float64 (groups, inputs, outputs).
-        keep: Tells which weights stay, of scores that are the power each contributes.
-
-    Returns:
-        bool (groups, inputs, outputs).
 
     Raises:
-        numpy.linalg.LinAlgError: What is given is not finite.
-    """
-    if not (np.isfinite(gram).all() and np.isfinite(right).all()):
-        raise np.linalg.LinAlgError("the normal equations are not finite")
-    diagonal: Array = np.einsum("gii->gi", gram)
-    unit: Array = 1.0 / np.sqrt(np.maximum(diagonal, _SMALLEST))
-    powers, axes = np.linalg.eigh(gram * unit[:, :, None] * unit[:, None, :])
-    wide = gram.shape[1] > _WIDE
-    floats = np.float32 if wide else np.float64
-    axes = axes.astype(floats)
-    turned = axes.swapaxes(1, 2) @ (right * unit[:, :, None]).astype(floats)
-    powers = np.maximum(powers, _SMALLEST)[:, :, None].astype(floats)
-    search = _Search(axes, powers, turned, keep)
-    most = _WORK / (2.0 * turned.size * gram.shape[1])
-    return search.run(int(min(_MOST_ROUNDS, max(3 * _SETTLED, most))))
-
-
-class _Search:
-    """Alternating directions in a basis where the Gram matrix is diagonal.
-
-    Args:
-        axes: Eigenvectors: (groups, inputs, inputs).
-        powers: Eigenvalues: (groups, inputs, 1).
-        turned: The right-hand side in that basis: (groups, inputs, outputs).
-        keep: See :func:`support`.
+        numpy.linalg.LinAlgError: It is not finite.
     """
 
-    def __init__(self, axes: Array, powers: Array, turned: Array, keep: Keep) -> None:
-        self._axes, self._powers, self._turned, self._keep = axes, powers, turned, keep
+    def __init__(self, gram: Array) -> None:
+        _demand_finite(gram)
+        diagonal: Array = np.einsum("gii->gi", gram)
+        self._unit: Array = 1.0 / np.sqrt(np.maximum(diagonal, _SMALLEST))[:, :, None]
+        powers, axes = np.linalg.eigh(gram * self._unit * self._unit.swapaxes(1, 2))
+        floats = np.float32 if gram.shape[1] > _WIDE else np.float64
+        self._axes = axes.astype(floats, copy=False)
+        self._powers = np.maximum(powers, _SMALLEST)[:, :, None].astype(floats, copy=False)
 
-    def run(self, rounds: int) -> Array:
-        """Return what stays after at most so many rounds."""
-        axes, back = self._axes, np.ascontiguousarray(self._axes.swapaxes(1, 2))
-        dense = axes @ (self._turned / self._powers)
-        stays = self._keep(np.square(dense))
+    def choose(self, right: Array, keep: Keep) -> Array:
+        """Choose the weights that stay.
+
+        Args:
+            right: What the regression is solved for: float64 (groups, inputs, outputs).
+            keep: Tells which weights stay, of scores that are the power each contributes.
+
+        Returns:
+            bool (groups, inputs, outputs).
+
+        Raises:
+            numpy.linalg.LinAlgError: What is given is not finite.
+        """
+        _demand_finite(right)
+        scaled = (right * self._unit).astype(self._axes.dtype, copy=False)
+        most = _WORK / max(1.0, 2.0 * right.size * right.shape[1])
+        rounds = int(min(_MOST_ROUNDS, max(3 * _SETTLED, most)))
+        return self._search(self._axes.swapaxes(1, 2) @ scaled, keep, rounds)
+
+    def _search(self, turned: Array, keep: Keep, rounds: int) -> Array:
+        """Alternate at most so many rounds, in a basis where the Gram matrix is diagonal."""
+        axes, back = self._axes, self._axes.swapaxes(1, 2)
+        dense = axes @ (turned / self._powers)
+        stays = keep(np.square(dense))
         sparse, dual = dense * stays, np.zeros_like(dense)
         pull: float = _FIRST
         before = stays
         hurry = max(1.0, _USUAL_ROUNDS / rounds)
         for i in range(rounds):
-            wanted = self._turned + back @ (pull * sparse - dual)
+            wanted = turned + back @ (pull * sparse - dual)
             dense = axes @ (wanted / (self._powers + pull))
             target = dense + dual / pull
-            stays = self._keep(np.square(target))
-            sparse = np.where(stays, target, 0.0).astype(dense.dtype)
+            stays = keep(np.square(target))
+            sparse = np.where(stays, target, 0.0).astype(dense.dtype, copy=False)
             dual += pull * (dense - sparse)
             if i % _ROUNDS < _ROUNDS - 1:
                 continue
@@ -105,17 +101,33 @@ class _Search:
         return stays
 
 
+def _demand_finite(array: Array) -> None:
+    if not np.isfinite(array).all():
+        raise np.linalg.LinAlgError("the normal equations are not finite")
+
+
 def _growth(share: float) -> float:
     return next(factor for least, factor in _GROWTH if share >= least)
 
 
-def units(zeros: int, pattern: Pattern) -> Keep:
-    """Return what keeps all but so many weights of a whole layer, in the units of a pattern."""
+def units(zeros: int, pattern: Pattern, original: Array | None = None) -> Keep:
+    """Return what keeps all but so many weights of a whole layer, in the units of a pattern.
+
+    Args:
+        zeros: Weights that go.
+        pattern: The units.
+        original: float64 (groups, outputs of a group, inputs of a group): what is zero there goes
+            first. None: nothing is.
+    """
+    gone = None if original is None or original.all() else (original == 0.0)
+    lowest = -1.0 if pattern.kind in ("unstructured", "n:m") else 0.0
 
     def keep(scores: Array) -> Array:
         groups, inputs, outputs = scores.shape
-        matrix = scores.swapaxes(1, 2).reshape(-1, inputs)
-        gone = lowest_units(matrix, zeros, pattern)
-        return ~gone.reshape(groups, outputs, inputs).swapaxes(1, 2)
+        matrix = scores.swapaxes(1, 2)
+        if gone is not None:
+            matrix = np.where(gone, lowest, matrix)
+        cut = lowest_units(matrix.reshape(-1, inputs), zeros, pattern)
+        return ~cut.reshape(groups, outputs, inputs).swapaxes(1, 2)
 
     return keep

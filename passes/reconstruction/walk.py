@@ -277,7 +277,7 @@ class _Walk:
         pattern = self.task.recipe.pattern
         if student.layer.stuffing is not None and pattern.kind != "unstructured":
             return None  # its kernel is turned round
-        return Choice(units(zeros, pattern), original, teacher.layer.bias)
+        return Choice(units(zeros, pattern, original), original, teacher.layer.bias)
 
     def _recurrent(self, index: int, pair: Pair) -> None:
         """Fit the gates of a recurrent layer."""

@@ -12,7 +12,7 @@ import support as models
 
 from converter.core.context import Batch, RunSettings
 from passes.reconstruction.fit import Recipe
-from passes.reconstruction.support import support, units
+from passes.reconstruction.support import Support, units
 from passes.reconstruction.walk import reconstruct
 from passes.sparsity.patterns import parse
 
@@ -43,7 +43,10 @@ def test_is_much_nearer_to_the_best_of_all_choices_than_the_largest() -> None:
     for seed in range(12):
         gram, right = equations(8, 1, seed)
         keep = units(5, parse("unstructured"))
-        stays, plain = support(gram, right, keep), keep(np.square(np.linalg.solve(gram, right)))
+        stays, plain = (
+            Support(gram).choose(right, keep),
+            keep(np.square(np.linalg.solve(gram, right))),
+        )
         errors = []
         for chosen in itertools.combinations(range(8), 3):
             mask = np.zeros((1, 8, 1), bool)
@@ -60,7 +63,7 @@ def test_beats_the_largest_weights(share: float, groups: int) -> None:
     gram, right = equations(40, 12, 5, groups)
     dense = np.linalg.solve(gram, right)
     keep = units(round(share * dense.size), parse("unstructured"))
-    stays = support(gram, right, keep)
+    stays = Support(gram).choose(right, keep)
     whole = least(gram, right, np.ones_like(stays))
     error, plain = (least(gram, right, m) - whole for m in (stays, keep(np.square(dense))))
     assert stays.sum() == dense.size - round(share * dense.size)
@@ -70,14 +73,14 @@ def test_beats_the_largest_weights(share: float, groups: int) -> None:
 def test_counts_are_exact_where_everything_is_equal() -> None:
     gram = np.eye(6)[None]
     for right in (np.zeros((1, 6, 4)), np.ones((1, 6, 4))):
-        assert support(gram, right, units(17, parse("unstructured"))).sum() == 7
+        assert Support(gram).choose(right, units(17, parse("unstructured"))).sum() == 7
 
 
 def test_what_is_not_finite_is_refused() -> None:
     gram, right = equations(6, 2, 0)
     gram[0, 0, 0] = np.nan
     with pytest.raises(np.linalg.LinAlgError):
-        support(gram, right, units(3, parse("unstructured")))
+        Support(gram).choose(right, units(3, parse("unstructured")))
 
 
 def net() -> ir.Model:
