@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Literal
 
-from passes.sparsity import adaptive, genetic, safe, simple
+from passes.sparsity import adaptive, genetic, safe, sensitivity, simple
 from passes.sparsity.problem import Strategy
 
 Name = Literal[
@@ -27,6 +27,7 @@ STRATEGIES: Mapping[Name, Strategy] = {
     "erk": simple.erk,
     "linear": simple.linear,
     "polynomial": simple.polynomial,
+    "sensitivity": sensitivity.sensitivity,
     "genetic": genetic.genetic,
     "adaptive": adaptive.adaptive,
     "safe": safe.safe,
