@@ -12,6 +12,7 @@ Data = Mapping[str, Any]
 Row = tuple[object, ...]
 Table = tuple[str, tuple[str, ...], Sequence[Row], Sequence[int]]
 _MOST = 10
+_UNASKED = 256 << 20  # bytes above which inspection tries packing only when told to
 _FEW = 0.01  # zeros below this share are no pattern worth a word
 
 
@@ -37,7 +38,8 @@ def remarks(data: Data) -> list[str]:
     """Return what there is to say about packing."""
     packing = data["packing"]
     if packing is None:
-        return []
+        large = data["tensor_bytes"] > _UNASKED
+        return ["what packing would bring: --packing (it reads all weights)"] if large else []
     if not packing["savings"] and not packing["notes"]:
         return ["packing would bring nothing"]
     return list(packing["notes"])

@@ -166,7 +166,7 @@ class Bulk:
         texts = values.dtype == ir.DataType.STRING
         if flat is None or flat.size != values.size or texts:
             raise InvalidModelError("the indices do not fit the values and the shape", where=where)
-        return SparseTensor(values, indices, flat, ir.Shape(shape))
+        return SparseTensor(values, indices, _flat_indices, ir.Shape(shape))
 
     def _tensor(self, proto: onnx.TensorProto) -> ir.TensorProtocol:
         if proto.data_location == onnx.TensorProto.EXTERNAL:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,8 @@ class SparseTensor(TensorOnDemand):
     Args:
         values: The elements; its name is the tensor's.
         indices: Where they lie, as the document has them.
-        flat: The same as indices into the flat tensor.
+        flatten: Turns indices, given the shape, into indices of the flat tensor; called anew on
+            every read, so that they take no memory in between.
         shape: Static shape.
 
     Attributes:
@@ -30,14 +32,14 @@ class SparseTensor(TensorOnDemand):
         self,
         values: ir.TensorProtocol,
         indices: ir.TensorProtocol,
-        flat: Array,
+        flatten: Callable[[Array, tuple[int, ...]], Array | None],
         shape: ir.Shape,
     ) -> None:
         super().__init__(name=values.name, doc_string=values.doc_string)
         self.attribute = "sparse_value"
         self.values = values
         self.indices = indices
-        self._flat = flat
+        self._flatten = flatten
         self._shape = shape
         shape.freeze()
 
@@ -55,7 +57,10 @@ class SparseTensor(TensorOnDemand):
         """Return the dense array, made anew on every call."""
         shape = self._shape.numpy()
         dense = np.zeros(math.prod(shape), self.dtype.numpy())
-        dense[self._flat] = self.values.numpy().reshape(-1)
+        flat = self._flatten(self.indices.numpy(), shape)
+        if flat is None:
+            raise OSError(f"the indices of {self.name!r} changed while the file was read")
+        dense[flat] = self.values.numpy().reshape(-1)
         return dense.reshape(shape)
 
     def tobytes(self) -> bytes:
@@ -63,4 +68,4 @@ class SparseTensor(TensorOnDemand):
         return ir.Tensor(self.numpy(), dtype=self.dtype).tobytes()
 
     def __repr__(self) -> str:
-        return f"{self._repr_base()}(elements={self._flat.size})"
+        return f"{self._repr_base()}(elements={self.values.size})"

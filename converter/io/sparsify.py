@@ -113,7 +113,7 @@ class Sparsified(SparseTensor):
         values = SparsePart(dense, dense.dtype, count, lambda part, _: part[_kept(part)])
         indices = SparsePart(dense, ir.DataType.INT64, count, _places)
         values.name, indices.name = name, f"{name}_indices" if name else ""
-        super().__init__(values, indices, np.empty(0, np.int64), shape)
+        super().__init__(values, indices, lambda places, _: places, shape)
         self.dense = dense
 
     def numpy(self) -> Array:

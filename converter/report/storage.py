@@ -37,6 +37,7 @@ _FORMS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"Cast", "Mul"}), "Cast, Mul"),
     (frozenset({"Cast"}), "Cast"),
 )
+_UNNAMED = "computed"
 _SAME_SHAPE = frozenset({"Cast", "DequantizeLinear", "Identity", "Not", "QuantizeLinear"})
 _BROADCAST = frozenset({"Add", "And", "Div", "Mod", "Mul", "Or", "Sub"})
 
@@ -85,7 +86,14 @@ def packed(model: ir.Model) -> list[Packed]:
         computed, order = _computed(graph)
         found += [_describe(one) for one in _groups(order, computed)]
         found += [one for node in graph if (one := _blocks(node)) is not None]
-    return [one for one in found if one.elements is None or one.elements >= SMALL]
+    return [one for one in found if _is_smaller(one)]
+
+
+def _is_smaller(group: Packed) -> bool:
+    """Tell a decoder from arithmetic that turns or reshapes a constant."""
+    if group.form == _UNNAMED:
+        return group.elements is not None and group.nbytes < 2 * group.elements
+    return group.elements is None or group.elements >= SMALL
 
 
 @dataclass(eq=False)
@@ -165,7 +173,7 @@ def _upstream(end: ir.Value, computed: set[int]) -> tuple[list[ir.Node], list[ir
 
 def _describe(group: _Group) -> Packed:
     operators = {node.op_type for node in group.nodes.values()}
-    form = next((name for wanted, name in _FORMS if wanted <= operators), "computed")
+    form = next((name for wanted, name in _FORMS if wanted <= operators), _UNNAMED)
     tensors = [t for v in group.stored.values() if (t := constant(v)) is not None]
     tensors.sort(key=lambda t: -t.nbytes)
     main = [t for t in tensors if t.size >= SMALL and 16 * t.nbytes > tensors[0].nbytes]

@@ -162,6 +162,12 @@ def test_arithmetic_on_shapes_is_no_packed_weight() -> None:
         b=np.array([4], np.int64),
     )
     assert packed(model) == []
+    turned = model_from_text(
+        "g (float[N,16] x) => (float[N,8] y) { w = Transpose (v) y = MatMul (x, w) }",
+        v=np.zeros((8, 16), np.float32),
+    )
+    assert packed(turned) == []
+    assert inspect_model(turned).zeros == 1.0
 
 
 class _Packs:
