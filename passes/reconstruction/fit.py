@@ -122,7 +122,7 @@ def fit(
     before = problem.error(present)
     if not before > _EXACT:
         return Found(None, None, before, before, "it is exact already" if before >= 0 else _NAN)
-    best = _Best(present, before, "no fit is better on what was held out")
+    best = _Best(present, before, problem.usual())
     if recipe.refits and problem.many_rows():
         found = choice is not None and problem.chosen(best, choice)
         if not found:
@@ -175,6 +175,7 @@ class _Problem:
         gain = tail.gain.astype(np.float32)
         self._gain = gain
         self._divisor = np.where(gain == 0.0, np.float32(1.0), gain)
+        rows = _finite(rows)
         self._held = bool(rows.held.any()) and not bool(rows.held.all())
         self._fit = _part(rows, ~rows.held) if self._held else rows
         self._judge = _part(rows, rows.held) if self._held else rows
@@ -205,6 +206,14 @@ class _Problem:
         columns = self._columns(group)
         made = each(rows.inputs[:, group])
         return made * self._gain[columns] + rows.rest[:, columns]
+
+    def usual(self) -> str:
+        """Say why nothing is done, where no fit is better."""
+        if self.recipe.refits and self.layer.depth > MOST_COLUMNS:
+            return f"it has more than {MOST_COLUMNS:,} inputs per output: only means were tried"
+        if self.recipe.refits and not self.many_rows():
+            return "too few samples to fit its weights: only means were tried"
+        return "no fit is better on what was held out"
 
     def many_rows(self) -> bool:
         """Tell whether weights can be fitted at all."""
@@ -388,6 +397,13 @@ def _further(old: Map, new: Map) -> Map:
         new.weight + _RELAXED * (new.weight - old.weight),
         new.bias + _RELAXED * (new.bias - old.bias),
     )
+
+
+def _finite(rows: Rows) -> Rows:
+    """Leave out rows of samples that overflow or hold what is no number."""
+    axes = (rows.inputs.sum(axis=(1, 2)), rows.wanted.sum(axis=1), rows.rest.sum(axis=1))
+    chosen = np.isfinite(np.sum(axes, axis=0))
+    return rows if chosen.all() or not chosen.any() else _part(rows, chosen)
 
 
 def _part(rows: Rows, chosen: Array) -> Rows:

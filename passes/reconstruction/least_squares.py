@@ -77,9 +77,10 @@ class System:
         self._rows = rows
         self._gram = self._product(rows) / max(1, len(rows))
         self.scale = float(np.trace(self._gram)) / max(1, len(self._gram))
-        self._give(prior, mask)
+        self.give(prior, mask)
 
-    def _give(self, prior: Map, mask: Array | None) -> None:
+    def give(self, prior: Map, mask: Array | None) -> None:
+        """Replace the present layer and where it has to stay zero."""
         self._prior = prior
         self._mask = None if mask is None else np.ascontiguousarray(mask.T, np.float32)
         self._few_zeros = mask is None or bool(np.mean(mask) > 1.0 - _FEW)
@@ -90,7 +91,7 @@ class System:
     def given(self, prior: Map, mask: Array | None) -> System:
         """Return the system of the same rows for another present layer with other zeros."""
         twin = copy(self)
-        twin._give(prior, mask)
+        twin.give(prior, mask)
         return twin
 
     def factorise(self, ridge: float) -> None:

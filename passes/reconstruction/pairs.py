@@ -18,11 +18,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Pair:
-    """One layer in both models."""
+    """One layer in both models.
+
+    Attributes:
+        name: For people.
+        student: In the changed model.
+        teacher: In the original.
+        shared: Other nodes read its weight too, so it stays; the bias is its own.
+    """
 
     name: str
     student: ir.Node
     teacher: ir.Node
+    shared: bool = False
 
 
 def pairs_of(
@@ -45,7 +53,7 @@ def pairs_of(
             skipped.append(Skip(g.label(node), reason))
             continue
         last = found[0]
-        pairs.append(Pair(g.label(node), node, found[1]))
+        pairs.append(Pair(g.label(node), node, found[1], _shared(node, layer)))
     return pairs, skipped
 
 
@@ -60,10 +68,14 @@ def _obstacle(node: ir.Node, found: tuple[int, ir.Node] | None) -> str:
     layer = _layer_of(found[1])
     if not isinstance(layer, (Linear, Recurrent)):
         return "the original has no constant weight there"
-    weights = node.inputs[1:3] if isinstance(layer, Recurrent) else node.inputs[1:2]
-    if any(weight is None or len(tuple(weight.uses())) > 1 for weight in weights):
-        return "its weight is used elsewhere too"
+    if _shared(node, layer) and (isinstance(layer, Recurrent) or layer.home is None):
+        return "its weight is used elsewhere too, and there is no bias that could move"
     return ""
+
+
+def _shared(node: ir.Node, layer: Linear | Recurrent | str) -> bool:
+    weights = node.inputs[1:3] if isinstance(layer, Recurrent) else node.inputs[1:2]
+    return any(weight is None or len(tuple(weight.uses())) > 1 for weight in weights)
 
 
 def _layer_of(node: ir.Node) -> Linear | Recurrent | str | None:

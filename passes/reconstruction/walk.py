@@ -262,19 +262,22 @@ class _Walk:
         if isinstance(rows, str):
             self.skipped.append([pair.name, rows])
             return
-        found = fit(layer, sides[0].tail, rows, self.task.recipe, self._choice(*sides))
+        recipe = self.task.recipe
+        if pair.shared:
+            recipe = replace(recipe, method="bias", zeros={})
+        found = fit(layer, sides[0].tail, rows, recipe, self._choice(recipe, *sides))
         few = len(rows.inputs) < 2 * (layer.depth + 1) and found.before > found.after
         self.layers.append([pair.name, found.before, found.after, found.what, few])
         if found.weight is not None:
             self._take(index, layer, found.weight, found.bias)
 
-    def _choice(self, student: Side, teacher: Side) -> Choice | None:
+    def _choice(self, recipe: Recipe, student: Side, teacher: Side) -> Choice | None:
         """Return what is to be chosen, where the zeros of a layer are not given."""
-        zeros = self.task.recipe.zeros.get(student.layer.node.outputs[0].name or "")
+        zeros = recipe.zeros.get(student.layer.node.outputs[0].name or "")
         original = teacher.layer.weight
         if zeros is None or original.shape != student.layer.weight.shape:
             return None
-        pattern = self.task.recipe.pattern
+        pattern = recipe.pattern
         if student.layer.stuffing is not None and pattern.kind != "unstructured":
             return None  # its kernel is turned round
         return Choice(units(zeros, pattern, original), original, teacher.layer.bias)
@@ -353,6 +356,9 @@ class _Walk:
             name = value.name or ""
             for at, i in enumerate(judges):
                 mask = self._masks[i] if self._apart else np.ones_like(self._masks[i])
+                mask = _numbers(self._teacher.values[name][i], mask)
+                if not mask.any():
+                    continue
                 old = _rows_of(self._teacher.values[name][i], mask)
                 new = [self._plain[name][at], self._student.values[name][i]]
                 for meter, array in zip(distances, new, strict=True):
@@ -386,6 +392,14 @@ def _held(batches: Sequence[Batch], samples: int) -> list[Array]:
         masks.append((index % _HELD == _HELD - 1) & (samples >= _HELD))
         start += batch.samples
     return masks
+
+
+def _numbers(array: Array, mask: Array) -> Array:
+    """Return a mask without samples of which a model makes what is no number."""
+    if not array.ndim or len(array) != len(mask) or array.dtype.kind != "f":
+        return mask
+    found: Array = mask & np.isfinite(array.reshape(len(mask), -1)).all(axis=1)
+    return found
 
 
 def _rows_of(array: Array, mask: Array) -> Array:

@@ -169,3 +169,67 @@ def test_layers_choose_within_the_pattern_and_gain_by_it(text: str) -> None:
     assert all(has(matrix, text) for matrix in after.values())
     assert any(((after[k] == 0) != (before[k] == 0)).any() for k in after)
     assert repair.after < fitted.after < fitted.before
+
+
+def test_a_sample_that_is_no_number_does_not_spoil_the_fit() -> None:
+    teacher, batches = net(), samples()
+    student = teacher.clone()
+    recipe = Recipe("obs", zeros=cut(student, "unstructured"))
+    for sample in (2, 7):  # one is fitted on, one would be judged by
+        batches[sample].inputs["x"][:] = np.nan  # type: ignore[index]
+    repair = reconstruct(teacher, student, {}, batches, RunSettings(), recipe=recipe)
+    assert all(layer.gained for layer in repair.layers)
+    assert repair.after < 0.5 * repair.before
+
+
+def test_zeros_of_the_original_stay_and_count() -> None:
+    teacher, batches = net(), samples()
+    kernel = teacher.graph.initializers["w1"]
+    assert kernel.const_value is not None
+    array = kernel.const_value.numpy().copy()
+    array[:, 1] = 0
+    kernel.const_value = ir.tensor(array, name="w1")
+    student = teacher.clone()
+    zeros = cut(student, "unstructured")
+    reconstruct(teacher, student, {}, batches, RunSettings(), recipe=Recipe("obs", zeros=zeros))
+    assert {name: int((m == 0).sum()) for name, m in matrices(student).items()} == zeros
+    assert not matrices(student)["c"].reshape(array.shape)[:, 1].any()
+
+
+def test_few_samples_keep_the_count() -> None:
+    for count in (1, 4, 9):
+        teacher = net()
+        student = teacher.clone()
+        zeros = cut(student, "unstructured")
+        recipe = Recipe("obs", zeros=zeros)
+        reconstruct(teacher, student, {}, samples(count), RunSettings(), recipe=recipe)
+        assert {name: int((m == 0).sum()) for name, m in matrices(student).items()} == zeros
+
+
+def test_a_weight_of_two_layers_stays_and_their_biases_move() -> None:
+    rng = np.random.default_rng(4)
+    teacher: ir.Model = models.model_from_text(
+        """net (float[N,6] x) => (float[N,6] y) {
+            a = Gemm <transB = 1> (x, w, b)
+            r = Relu (a)
+            y = Gemm <transB = 1> (r, w, b)
+        }""",
+        w=rng.standard_normal((6, 6)).astype(np.float32),
+        b=rng.standard_normal(6).astype(np.float32),
+    )
+    student = teacher.clone()
+    value = student.graph.initializers["w"]
+    assert value.const_value is not None
+    cut_weight = np.where(np.abs(value.const_value.numpy()) < 0.8, 0, value.const_value.numpy())
+    value.const_value = ir.tensor(cut_weight, name="w")
+    inputs = (rng.standard_normal((200, 6)) + 1).astype(np.float32)
+    batches = [Batch({"x": row[None]}) for row in inputs]
+    repair = reconstruct(teacher, student, {}, batches, RunSettings())
+    assert repair.after < repair.before
+    assert all(layer.gained for layer in repair.layers)
+    assert [layer.what for layer in repair.layers] == ["the means", "the means"]
+    weights = [node.inputs[1] for node in student.graph if node.op_type == "Gemm"]
+    assert weights[0] is weights[1] is value
+    np.testing.assert_array_equal(value.const_value.numpy(), cut_weight)
+    biases = [node.inputs[2] for node in student.graph if node.op_type == "Gemm"]
+    assert biases[0] is not biases[1]
