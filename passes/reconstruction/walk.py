@@ -268,8 +268,7 @@ class _Walk:
         found = fit(layer, sides[0].tail, rows, recipe, self._choice(recipe, *sides))
         few = len(rows.inputs) < 2 * (layer.depth + 1) and found.before > found.after
         self.layers.append([pair.name, found.before, found.after, found.what, few])
-        if found.weight is not None:
-            self._take(index, layer, found.weight, found.bias)
+        self._take(index, layer, found.weight, found.bias)
 
     def _choice(self, recipe: Recipe, student: Side, teacher: Side) -> Choice | None:
         """Return what is to be chosen, where the zeros of a layer are not given."""
@@ -330,9 +329,10 @@ class _Walk:
         bound = _MOST_NUMBERS // max(1, width)
         return max(1, min(wanted, bound) // max(1, self._samples))
 
-    def _take(self, index: int, layer: Linear, weight: Array, bias: Array | None) -> None:
+    def _take(self, index: int, layer: Linear, weight: Array | None, bias: Array | None) -> None:
         base = layer.node.outputs[0].name or "layer"
-        self._edit(index, layer.node, 1, layer.stored(weight), f"{base}_weight")
+        if weight is not None:
+            self._edit(index, layer.node, 1, layer.stored(weight), f"{base}_weight")
         home = layer.home
         if bias is None or home is None:
             return
