@@ -41,7 +41,7 @@ Array = np.ndarray[Any, Any]
 WAYS = {
     "exact": "prune:sparsity={share}",
     "int8 weights": "prune:sparsity={share},quantize_weights:bits=8",
-    "values=int8": "prune:sparsity={share}|pack:values=int8",
+    "int8 values": "prune:sparsity={share}|pack:values=int8",
     "quantize": "prune:sparsity={share},quantize",
 }
 # Per cent of zeros -> the largest file with int8 values, per cent of float32.

@@ -1,11 +1,12 @@
-"""Global magnitude pruning of a large model: CPU seconds and memory beside reading and writing.
+"""Magnitude pruning of a large model: CPU seconds and memory beside reading and writing.
 
     python benchmarks/prune.py --folder /tmp/bench                # 1e9 float32 weights, 4 GB
     python benchmarks/prune.py --folder /tmp/bench --weights 1e8  # a tenth of it
+    python benchmarks/prune.py --allocation lamp                  # instead of one threshold for all
 
 Makes a model of ten MatMul weights with external data, converts it once without passes and once
-with ``prune:sparsity=0.7,scope=global``, each in its own process, and reports the differences. The
-number of zeros in the written file is counted. ``--peer`` also measures ``np.abs`` and
+with ``prune:sparsity=0.7,allocation=global``, each in its own process, and reports the differences.
+The number of zeros in the written file is counted. ``--peer`` also measures ``np.abs`` and
 ``np.partition`` on the whole array, which is what most tools do; it needs 12 bytes per weight.
 """
 
@@ -113,6 +114,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--weights", type=float, default=1e9)
     parser.add_argument("--repeat", type=int, default=1)
+    parser.add_argument("--allocation", default="global", help="also local, lamp, erk ...")
     parser.add_argument("--peer", action="store_true", help="measure np.abs + np.partition too")
     options = parser.parse_args()
     weights = int(options.weights)
@@ -126,7 +128,7 @@ def main() -> None:
         runs: dict[str, list[dict[str, float]]] = {"": [], "prune": []}
         for _ in range(options.repeat):
             for key, results in runs.items():
-                spec = f"prune:sparsity={SPARSITY},scope=global" if key else ""
+                spec = f"prune:sparsity={SPARSITY},allocation={options.allocation}" if key else ""
                 results.append(measure(MEASURE, model, folder / "out" / "m.onnx", spec))
                 zeros = count_zeros(folder / "out" / "m.onnx")
                 shutil.rmtree(folder / "out")
