@@ -36,9 +36,10 @@ _SAMPLE = 1 << 14
 _LOSSY_LEAST = 2
 """Axes of a tensor that is rounded on request: biases and other vectors stay as they are."""
 _LEAST_COLUMNS = 2
-_BLOCKS = (256, 128, 64, 32, 16)
-"""Columns that share a scale, as quantizers divide rows."""
-_MOST_NIBBLE = 7
+_LEAST_BLOCK = 16
+_MOST_SIZES = 16
+"""Columns that share a scale at least, and numbers of columns that are tried."""
+_NIBBLE = 8
 _NODES: dict[Kind, int] = {"raw": 1, "half": 1, "scaled": 2, "palette": 2}
 TYPES = (np.float32, np.float16, np.int8, np.uint8)
 """Element types with a form; others stay as they are."""
@@ -162,9 +163,9 @@ def _scaled(array: Array, view: View, values: Values) -> Iterator[Content]:
     for block in _block_sizes(rows.shape[1]):
         found = grid.exact(rows.reshape(-1, block))
         if found is not None:
-            most = int(np.abs(found.integers).max(initial=0))
+            integers = found.integers
             yield _gridded(found, array, view, 8)
-            if most <= _MOST_NIBBLE:
+            if integers.min() >= -_NIBBLE and integers.max() < _NIBBLE:
                 yield _gridded(found, array, view, 4)
             return
     if array.ndim >= _LOSSY_LEAST and values in ("int8", "int4"):
@@ -173,8 +174,9 @@ def _scaled(array: Array, view: View, values: Values) -> Iterator[Content]:
 
 
 def _block_sizes(columns: int) -> list[int]:
-    """Return how many columns may share a scale: all, or what quantizers divide rows into."""
-    return [columns, *(n for n in _BLOCKS if n < columns and columns % n == 0)]
+    """Return how many columns may share a scale: what divides them evenly, all of them first."""
+    most = columns // _LEAST_BLOCK
+    return [columns, *(columns // n for n in range(2, most + 1) if columns % n == 0)][:_MOST_SIZES]
 
 
 def _gridded(found: grid.Grid, array: Array, view: View, bits: int) -> Content:

@@ -11,9 +11,10 @@ from passes.encoding.codes import storable
 
 Array = np.ndarray[Any, Any]
 
-_MOST = 127
+_LEAST, _MOST = -128, 127
 _SAMPLE = 24
 _CHUNK = 1 << 20
+_FIRST = 32
 _FACTORS = np.linspace(0.5, 1.0, 21, dtype=np.float32)
 
 
@@ -35,7 +36,7 @@ class Grid:
 
 
 def exact(rows: Array) -> Grid | None:
-    """Find the integers from -127 to 127 and scales whose products are the rows, bit for bit.
+    """Find the integers from -128 to 127 and scales whose products are the rows, bit for bit.
 
     Args:
         rows: float32 or float16 (rows, columns).
@@ -46,10 +47,12 @@ def exact(rows: Array) -> Grid | None:
     integers = np.zeros(rows.shape, np.int8)
     scales = np.ones(len(rows), rows.dtype)
     step = max(1, _CHUNK // max(1, rows.shape[1]))
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
+    start, end = 0, min(step, _FIRST)  # most tensors have no grid, and a few rows show it
+    while start < len(rows):
+        part = slice(start, end)
         if not _find(np.ascontiguousarray(rows[part]), integers[part], scales[part]):
             return None
+        start, end = end, end + step
     return Grid(integers, scales)
 
 
@@ -63,7 +66,7 @@ def _find(rows: Array, integers: Array, scales: Array) -> bool:
     if large.shape[1] > _SAMPLE:
         large = np.partition(large, -_SAMPLE, axis=1)[:, -_SAMPLE:]
     slack = 4 * float(np.finfo(rows.dtype).eps)
-    for top in range(1, _MOST + 1):
+    for top in range(1, -_LEAST + 1):
         if not open_rows.size:
             break
         guess = large * (top / tops[open_rows])[:, None]
@@ -89,7 +92,8 @@ def _fit(row: Array, scale: float, integers: Array, found: Array) -> None:
         if not np.isfinite(trial) or trial <= 0:
             continue
         codes = np.rint(row.astype(np.float64) / float(trial))
-        if np.abs(codes).max() <= _MOST and np.array_equal(codes.astype(kind) * trial, row):
+        fits = codes.min() >= _LEAST and codes.max() <= _MOST
+        if fits and np.array_equal(codes.astype(kind) * trial, row):
             integers[:] = codes
             found[0] = trial
             return

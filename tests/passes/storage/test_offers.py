@@ -195,7 +195,7 @@ def test_a_hidden_grid_is_found(bits: int, half: bool, kind: type, tmp_path: Pat
 
 def test_a_grid_in_blocks_is_found(tmp_path: Path) -> None:
     rng = np.random.default_rng(4)
-    codes = np.round(rng.normal(size=(48, 4, 32)) * 2).clip(-7, 7)
+    codes = np.round(rng.normal(size=(48, 4, 32)) * 3).clip(-8, 7)
     scales = rng.uniform(0.01, 0.1, (48, 4, 1)).astype(np.float16)
     rows = (codes.astype(np.float32) * scales.astype(np.float32)).reshape(48, 128)
     arrays, views = [rows, np.ascontiguousarray(rows.T)], [View(48, 128, 1), View(1, 128, 48)]
