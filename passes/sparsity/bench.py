@@ -55,6 +55,8 @@ _LEAST_DENSITY = 0.008
 """The last level has this part of the density of all layers together, and no less."""
 _NEAR = (0.25, 0.35, 0.5, 0.65, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 3.0)
 """Densities around that of an allocation, as multiples of it; large models take every other."""
+_WAY = 6
+"""Steps in which weights go until an allocation is reached, where each decides the next."""
 _TRIALS, _LEAST_TRIALS = 128, 16
 _WORK = 2.5e10
 """Multiply-accumulates of one run: half a second on one core."""
@@ -180,6 +182,7 @@ class Bench:
         self._teacher = problem.model.clone()
         self._student = problem.model
         self._fits = problem.recover != "none"
+        self._chooses = problem.recover == "obs" and problem.pattern.kind == "unstructured"
         self._prepared: list[Prepared] = []
         self._expected: dict[Part, dict[str, list[Array]]] = {}
         self._whole: dict[Part, Pieces] = {}
@@ -232,7 +235,7 @@ class Bench:
         store = Store(Path(tempfile.mkdtemp(dir=self._folder)), Budget(_MOST_BYTES))
         if self._fits:
             for i, prepared in enumerate(self._prepared):
-                points = np.asarray([max(int(zeros[i]), prepared.least)], np.int64)
+                points = self._way(prepared, int(zeros[i]))
                 prepared.fits = Fits(points, store, str(i)) if prepared.node else None
             self._walk(zeros, self.samples.fit)
         losses = [self.loss(zeros, part) for part in parts]
@@ -266,6 +269,7 @@ class Bench:
             self._settings,
             Path(tempfile.mkdtemp(dir=self._folder)),
             scaling=self.problem.recover == "moments",
+            choosing=self._chooses,
         )
         place = {p.node: i for i, p in enumerate(self._prepared) if p.node is not None}
         for prepared, count in zip(self._prepared, zeros, strict=True):
@@ -356,6 +360,14 @@ class Bench:
             densities = np.append(near * (1.0 - here / prepared.size), 1.0)
         counts = np.round((1.0 - np.minimum(densities, 1.0)) * prepared.size).astype(np.int64)
         return np.unique(np.clip([*counts, here], prepared.least, prepared.size))
+
+    def _way(self, prepared: Prepared, here: int) -> Array:
+        """Return the numbers of zeros on the way to one; that alone where masks are given."""
+        here = max(here, prepared.least)
+        left = max(1, prepared.size - here)
+        kept = np.geomspace(max(left, prepared.size - prepared.least), left, _WAY)
+        way = np.round(prepared.size - kept).astype(np.int64)[1:-1]
+        return np.unique([*(way if self._chooses else ()), here]).astype(np.int64)
 
     def _expect(self) -> None:
         for part in _PARTS:

@@ -34,6 +34,7 @@ class Fits:
         key: Their name there.
         biases: By point: float32 (outputs,), or nothing where there is no bias.
         errors: By point, what is left of the error of the layer's output, relative to its variance.
+        ranks: Turn at which every weight goes, where that was decided by the fits.
     """
 
     points: Array
@@ -41,6 +42,7 @@ class Fits:
     key: str
     biases: list[Array | None] = field(default_factory=list)
     errors: list[float] = field(default_factory=list)
+    ranks: Array | None = None
 
     def add(self, weight: Array, bias: Array | None, error: float) -> None:
         """Take the weights for the next point.
@@ -66,7 +68,7 @@ class Prepared:
 
     Attributes:
         layer: Of the model that is changed on trial.
-        ranks: Turn at which every weight goes, flat: int32 (weights,).
+        ranks: Turn at which every weight goes by its score, flat: int32 (weights,).
         least: Zeros that are there already.
         first: Position of the first node of the main graph that needs it.
         node: The one node that is fitted; None: weights are masked only.
@@ -91,6 +93,12 @@ class Prepared:
         """Number of weights."""
         return int(self._original.size)
 
+    @property
+    def turns(self) -> Array:
+        """Turn at which every weight goes: int32 (weights,)."""
+        decided = None if self.fits is None else self.fits.ranks
+        return self.ranks if decided is None else decided
+
     def linear(self) -> Linear | None:
         """Return the layer as what can be fitted, with the weights that it has at present."""
         found = None if self.node is None else linear_of(self.node)
@@ -102,8 +110,26 @@ class Prepared:
 
     def mask(self, linear: Linear, zeros: int) -> Array:
         """Return which weights stay: bool (groups, outputs, K)."""
-        stays = _matrices(linear, (self.ranks >= zeros).reshape(self._original.shape))
+        stays = _matrices(linear, (self.turns >= zeros).reshape(self._original.shape))
         return stays.astype(bool)
+
+    def rank(self, linear: Linear, scores: Array, gone: int) -> None:
+        """Decide anew at which turn the weights go that are left.
+
+        Args:
+            linear: The layer.
+            scores: The lowest goes first: (groups, outputs, K).
+            gone: Turns that are over.
+        """
+        assert self.fits is not None
+        places = _matrices(linear, np.arange(self.size).reshape(self._original.shape))
+        flat = np.empty(self.size)
+        flat[places.astype(np.int64).reshape(-1)] = scores.reshape(-1)
+        ranks = self.turns.copy()
+        left = np.flatnonzero(ranks >= gone)
+        order = left[np.argsort(flat[left], kind="stable")]
+        ranks[order] = np.arange(gone, self.size, dtype=np.int32)
+        self.fits.ranks = ranks
 
     def energies(self, points: Array) -> Array:
         """Return the share of the weights' energy that goes: float64, by number of zeros."""
@@ -130,7 +156,7 @@ class Prepared:
         self.now = zeros
 
     def _at(self, zeros: int) -> tuple[Array, Array | None]:
-        stays = self.ranks >= zeros
+        stays = self.turns >= zeros
         fits = self.fits
         if fits is None or not fits.biases:
             return np.where(stays, self._original.reshape(-1), self._original.dtype.type(0)), None

@@ -44,6 +44,7 @@ class Settling:
         settings: How models are run.
         folder: For files.
         scaling: Layers get back the deviations of their outputs alone.
+        choosing: Which weights go is decided on the way, from point to point.
     """
 
     def __init__(
@@ -54,12 +55,14 @@ class Settling:
         folder: Path,
         *,
         scaling: bool = False,
+        choosing: bool = False,
     ) -> None:
         self._models = models
         self._batches = batches
         self._settings = settings
         self._folder = folder
         self._scaling = scaling
+        self._choosing = choosing
         self._samples = sum(batch.samples for batch in batches)
         nodes = [list(model.graph) for model in models]
         self._twin = dict(zip(nodes[1], nodes[0], strict=True))
@@ -99,8 +102,14 @@ class Settling:
             return
         least = normal.work(len(fits.points))
         steps = int(np.clip(_WORK / max(1.0, least), _LEAST_STEPS, _STEPS))
-        weight = normal.weight
+        weight, gone = normal.weight, prepared.least
         for count in fits.points:
+            if self._choosing and count > gone:
+                density = 1.0 - gone / prepared.size
+                if gone == prepared.least:  # the original's weights are not fitted yet
+                    weight = normal.solve(prepared.mask(linear, gone), weight, steps)
+                prepared.rank(linear, normal.importances(weight, density), gone)
+                gone = int(count)
             mask = prepared.mask(linear, int(count))
             weight = normal.scaled(mask) if self._scaling else normal.solve(mask, weight, steps)
             bias = normal.bias(weight).reshape(-1) if linear.home is not None else None
