@@ -13,7 +13,7 @@ from converter.core import graph as g
 from converter.core.contract import Skip
 from converter.core.packed import DECODER, is_decoder
 from passes.encoding.build import Builder, drop
-from passes.storage.find import Place
+from passes.storage.find import Place, has_negative_zeros
 from passes.storage.form import Constant, Member, Offer, Pool
 from passes.storage.offers import offers, pooled
 
@@ -27,6 +27,7 @@ _PEAK_BYTES = 4 << 30
 """Bytes that decoding one constant may need for a moment beside the result."""
 _TOGETHER = 1 << 26
 """Elements of constants that are in memory together."""
+_SIGNED = "it holds negative zeros, which may mean something where it is used"
 NO_FORM = "no form of it is smaller"
 SLOW = "the smaller forms take longer to load than load= allows"
 _LARGE = "decoding it would need more than 4 GiB beside the result"
@@ -45,6 +46,7 @@ class Chosen:
         form: Its name.
         nanoseconds: What decoding costs at load, per element, estimated.
         error: Largest difference, relative to the largest element.
+        signed: Negative zeros become zeros.
         decoded: Computes the array that comes out of the decoder.
     """
 
@@ -56,6 +58,7 @@ class Chosen:
     form: str
     nanoseconds: float
     error: float
+    signed: bool
     decoded: Callable[[], Array]
 
 
@@ -86,21 +89,24 @@ def choose(
     found: list[Choice] = []
     skipped: list[Skip] = []
     for group in _groups(places):
-        constants = {at: places[at].constant() for at in group}
+        signed = [at for at in group if has_negative_zeros(places[at].tensor.numpy())]
+        odd = {at for at in signed if places[at].view is None}
+        skipped += [Skip(places[at].name, _SIGNED) for at in sorted(odd)]
+        constants = {at: places[at].constant() for at in group if at not in odd}
         pools = pooled(list(constants.values()), opset, values=values)
         numbers = {id(constant): at for at, constant in constants.items()}
         slow = {id(m.constant) for p in pools for m in p.members if m.nanoseconds > load}
         if slow:  # they would slow others down that share their decoder
             quick = [c for c in constants.values() if id(c) not in slow]
             pools = pooled(quick, opset, values=values)
-        found += [_together(pool, numbers, places) for pool in pools if _pays(pool)]
+        found += [_together(pool, numbers, places, signed) for pool in pools if _pays(pool)]
         for constant in (c for c in constants.values() if id(c) in slow):
             at = numbers[id(constant)]
             offer = best(constant, offers(constant, opset, values=values), load)
             if isinstance(offer, str):
                 skipped.append(Skip(places[at].name, offer))
             else:
-                found.append(_single(at, places[at], constant, offer))
+                found.append(_single(at, places[at], constant, offer, signed=at in signed))
     taken = {member.index for choice in found for member in choice.members}
     taken |= {at for at, place in enumerate(places) for s in skipped if s.subject == place.name}
     rest = (place for at, place in enumerate(places) if at not in taken)
@@ -150,19 +156,25 @@ def best(constant: Constant, made: Iterable[Offer], load: float) -> Offer | str:
     return min(kept, key=lambda offer: (offer.nbytes, offer.nanoseconds, offer.form))
 
 
-def _single(index: int, place: Place, constant: Constant, offer: Offer) -> Choice:
-    return Choice((_chosen(index, place, constant, offer),), lambda build: (offer.write(build),))
+def _single(index: int, place: Place, constant: Constant, offer: Offer, *, signed: bool) -> Choice:
+    member = _chosen(index, place, constant, offer, signed=signed)
+    return Choice((member,), lambda build: (offer.write(build),))
 
 
-def _together(pool: Pool, numbers: Mapping[int, int], places: Sequence[Place]) -> Choice:
+def _together(
+    pool: Pool, numbers: Mapping[int, int], places: Sequence[Place], signed: Sequence[int]
+) -> Choice:
     members = []
     for member in pool.members:
         at = numbers[id(member.constant)]
-        members.append(_chosen(at, places[at], member.constant, member))
+        form = _chosen(at, places[at], member.constant, member, signed=at in signed)
+        members.append(form)
     return Choice(tuple(members), pool.write)
 
 
-def _chosen(index: int, place: Place, constant: Constant, form: Offer | Member) -> Chosen:
+def _chosen(
+    index: int, place: Place, constant: Constant, form: Offer | Member, *, signed: bool
+) -> Chosen:
     return Chosen(
         index=index,
         name=place.name,
@@ -172,6 +184,7 @@ def _chosen(index: int, place: Place, constant: Constant, form: Offer | Member) 
         form=form.form,
         nanoseconds=form.nanoseconds,
         error=form.error,
+        signed=signed,
         decoded=form.decoded,
     )
 
@@ -227,7 +240,7 @@ def rounded(places: Sequence[Place], choices: Iterable[Choice]) -> None:
     """Give constants the values that their chosen forms decode to, as plain constants."""
     for choice in choices:
         for member in choice.members:
-            if member.error:
+            if member.error or member.signed:
                 _set(places[member.index].value, member.decoded())
 
 

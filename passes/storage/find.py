@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,7 +15,10 @@ from converter.core.contract import Skip
 from converter.core.select import Selection
 from passes.encoding.weights import View
 from passes.encoding.weights import find as find_weights
+from passes.sparsity.layers import find as find_layers
 from passes.storage.form import Constant
+
+Array = np.ndarray[Any, Any]
 
 LEAST_BYTES = 64
 """Smaller constants are not worth a word."""
@@ -55,9 +60,18 @@ class Place:
         return tensor
 
     def constant(self) -> Constant:
-        """Read the elements."""
+        """Read the elements; negative zeros of weights, which add up to the same, become zeros."""
         array = self.tensor.numpy()
+        if self.view is not None and has_negative_zeros(array):
+            array = array + array.dtype.type(0)
         return Constant(self.value, array, self.rows, _blank(array), self.view)
+
+
+def has_negative_zeros(array: Array) -> bool:
+    """Tell whether a zero has a sign: what multiplies weights by a mask leaves many."""
+    if array.dtype not in (np.float32, np.float16, np.float64):
+        return False
+    return bool((np.signbit(array) & (array == 0)).any())
 
 
 def find(model: ir.Model, selection: Selection) -> tuple[list[Place], list[Skip]]:
@@ -67,7 +81,7 @@ def find(model: ir.Model, selection: Selection) -> tuple[list[Place], list[Skip]
     them stands for as many constants as the function has callers.
     """
     inside = {id(function.graph) for function in model.functions.values()}
-    views = {id(w.value): w.view for w in find_weights(model, Selection())[0]}
+    views = _views(model)
     found: list[Place] = []
     skipped: list[Skip] = []
     nodes: list[ir.Node] = []
@@ -91,6 +105,15 @@ def find(model: ir.Model, selection: Selection) -> tuple[list[Place], list[Skip]
     if held >= LEAST_BYTES:
         skipped.append(Skip("model functions", "constants in functions stay: inline them first"))
     return found, [*selection.misses(nodes), *skipped]
+
+
+def _views(model: ir.Model) -> dict[int, View]:
+    """Return how weights form channels, by identity; the first axis where views lie between."""
+    found = {id(weight.value): weight.view for weight in find_weights(model, Selection())[0]}
+    for layer in find_layers(model, Selection())[0]:
+        shape = tuple(int(size) for size in layer.tensor.shape.numpy())
+        found.setdefault(id(layer.value), View(shape[0], math.prod(shape[1:]), 1))
+    return found
 
 
 def _graphs(model: ir.Model, inside: set[int]) -> Iterator[ir.Graph]:
@@ -135,7 +158,7 @@ def _obstacle(
     return ""
 
 
-def _blank(array: np.ndarray) -> int:
+def _blank(array: Array) -> int:
     """Return the element that most of an array of integers is; 0 for other types and on ties."""
     if array.dtype.kind not in "iu" or array.dtype.itemsize > 1 or array.size == 0:
         return 0

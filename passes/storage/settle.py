@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _MOST_PROOFS = 24
 _NOT_FOLDED = "onnxruntime does not undo its form when it opens the file"
-_CHANGES = "with it onnxruntime would run other operators than now"
+_CHANGES = "with it onnxruntime would run something else than now"
 _UNTRIED = "some forms are not undone by onnxruntime, and finding all of them takes too long"
 
 
@@ -78,6 +78,7 @@ class _Search:
     tried: list[Choice] = field(default_factory=list)
     left: int = _MOST_PROOFS
     culprits: set[int] = field(default_factory=set)
+    reason: str = _CHANGES
 
     def build(self, choices: Sequence[Choice]) -> tuple[ir.Model, ir.Model, dict[str, int]]:
         """Return the model with plain constants and with decoders, and the nodes of these."""
@@ -100,7 +101,7 @@ class _Search:
             self.drop(culprits, _NOT_FOLDED)
             return self.good(rest)
         if len(choices) == 1 or self.left <= 0:
-            self.drop(choices, _CHANGES if len(choices) == 1 else _UNTRIED)
+            self.drop(choices, self.reason if len(choices) == 1 else _UNTRIED)
             return []
         middle = len(choices) // 2
         return self.good(choices[:middle]) + self.good(choices[middle:])
@@ -116,9 +117,11 @@ class _Search:
         plain, packed, added = self.build(choices)
         try:
             proof = prove(plain, packed, list(added), self.context)
-        except ConverterError:
+        except ConverterError as error:
             prove(plain, plain, (), self.context)  # raises when the model itself is the reason
+            self.reason = f"packed, onnxruntime does not open it: {error.what}"
             return False
+        self.reason = _CHANGES
         self.culprits |= {added[name] for name in proof.left}
         if not proof.equal or proof.left:
             return False

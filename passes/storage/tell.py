@@ -33,6 +33,9 @@ def told(members: Sequence[Chosen], proof: Proof, measured: RunTime | None) -> l
             f"rounded weights differ by at most {worst.error:.2g} of the largest weight of their "
             f"tensor ({worst.name})"
         )
+    signed = sum(member.signed for member in members)
+    if signed:
+        notes.append(f"negative zeros of {signed} weights became zeros, which add up to the same")
     notes.append(
         "proven: at the optimisation levels basic and all onnxruntime runs the same operators on "
         + ("the rounded numbers" if worst.error else "the same numbers")

@@ -215,6 +215,21 @@ def test_what_callers_see_or_may_override_stays():
     assert "output" in reasons["v"]
 
 
+def test_negative_zeros_that_masks_leave_count_as_zeros():
+    model = _net(zeros=0.0)
+    for name in ("first", "second"):
+        value = model.graph.initializers[name]
+        weight = value.const_value.numpy()
+        g.set_constant(value, weight * (np.random.default_rng(0).random(weight.shape) < 0.2))
+    assert np.signbit(model.graph.initializers["second"].const_value.numpy()).mean() > 0.4
+    packed = model.clone()
+    outcome = Pack().apply(packed, _context(model))
+    assert outcome.counts["constants_packed"] == 2
+    assert _size(packed) < 0.4 * _size(model)
+    assert any("negative zeros of 2" in note for note in outcome.notes)
+    np.testing.assert_array_equal(run(model, _feed())["y"], run(packed, _feed())["y"])
+
+
 def test_the_limit_on_loading_is_obeyed():
     model = _net()
     outcome = Pack(load=0.5).apply(model, _context())
