@@ -20,6 +20,7 @@ from passes.sparsity.bench import measured
 from passes.sparsity.evolution import Evolution, Plan
 from passes.sparsity.problem import Allocation
 from passes.sparsity.room import Room
+from passes.sparsity.verified import verified
 
 if TYPE_CHECKING:
     from passes.sparsity.bench import Bench
@@ -36,6 +37,8 @@ _CLOSE = 1.12
 _SHORTER = (1.0, 0.5)
 """Parts of the way to what an epoch found that are fitted and judged."""
 _FINALISTS = 6
+_BUILT = 2
+"""Of what was bred and of what it started from so many are built and judged like the result."""
 _CLEARLY = 1.15
 """Factor between damages on the samples that were held out from which on a difference is clear."""
 STARTS = {"local": simple.local, "lamp": simple.lamp, "erk": simple.erk}
@@ -136,7 +139,8 @@ class Breeding:
         for part in _SHORTER:
             if not self.bench.expired():
                 zeros = room.fitted(best.zeros + part * (survivors[0].zeros - best.zeros))
-                found += self._own(f"generation {self.generations}", zeros)
+                name = f"generation {self.generations}" + (" halfway" if part < 1.0 else "")
+                found += self._own(name, zeros)
         return found
 
     def _plan(self, epoch: int) -> Plan:
@@ -148,6 +152,8 @@ class Breeding:
         if any(np.array_equal(each.zeros, zeros) for each in self.tried):
             return []
         loss, held = self.bench.own(zeros, ("trial", "held"))
+        if any(each.name == name for each in self.tried):
+            name += f", {len(self.tried)}"
         made = Tried(name, zeros, _number(loss), _number(held))
         self.tried.append(made)
         return [made]
@@ -159,11 +165,25 @@ class Breeding:
         and few of these decide a mean divergence; so both parts count, and what is clearly worse
         than a start on them is not taken at all.
         """
-        starts = [each for each in self.tried if each.name in self.task.starts]
-        bound = _CLEARLY * min(each.held for each in starts)
-        finalists = sorted(self.tried, key=lambda each: each.loss)[:_FINALISTS] + starts
-        sound = [each for each in finalists if each.held <= bound]
-        return min(sound, key=lambda each: each.loss + each.held)
+        bound = _CLEARLY * min(each.held for each in self._starts())
+        return min(
+            (each for each in self._ranked() if each.held <= bound),
+            key=lambda each: each.loss + each.held,
+        )
+
+    def _starts(self) -> list[Tried]:
+        return [each for each in self.tried if each.name in self.task.starts]
+
+    def _ranked(self) -> list[Tried]:
+        """Return the best on the samples of the search and all starts."""
+        return [*sorted(self.tried, key=lambda each: each.loss)[:_FINALISTS], *self._starts()]
+
+    def finalists(self) -> list[Tried]:
+        """Return what is worth to be built: the best that were bred, and the best starts."""
+        bred = [each for each in self._ranked() if each.name not in self.task.starts]
+        bred.sort(key=lambda each: each.loss + each.held)
+        starts = sorted(self._starts(), key=lambda each: each.loss + each.held)
+        return [*bred[:_BUILT], *starts[:_BUILT]]
 
 
 def genetic(problem: Problem) -> Allocation:
@@ -185,15 +205,29 @@ def genetic(problem: Problem) -> Allocation:
     epochs = min(_EPOCHS, max(1, problem.generations // _LEAST))
     task = Task(room, starts, plan, problem.context.rng("prune genetic"), epochs)
     found = measured(problem, partial(_searched, task))
-    return Allocation(np.asarray(found["zeros"], np.int64), _notes(found), _counts(found))
+    finalists = {name: np.asarray(zeros, np.int64) for name, zeros in found["finalists"]}
+    real = verified(problem, finalists)
+    found["real"], found["name"] = real, _best(real, found["name"])
+    return Allocation(finalists[found["name"]], _notes(found), _counts(found))
+
+
+def _best(real: Mapping[str, float], bred: str) -> str:
+    """Return the name of the best; of a start only where it is clearly better."""
+    if not real:
+        return bred
+    rated = {
+        name: loss * (1.0 if name in STARTS else 1.0 / _CLEARLY) for name, loss in real.items()
+    }
+    return min(rated, key=lambda name: rated[name])
 
 
 def _searched(task: Task, bench: Bench) -> dict[str, Any]:
     """Search; called in the child process."""
     breeding = Breeding(task, bench)
     best = breeding.run()
+    last = dict.fromkeys([best, *breeding.finalists()])
     return {
-        "zeros": best.zeros,
+        "finalists": [[each.name, each.zeros] for each in last],
         "name": best.name,
         "held": best.held,
         "starts": {each.name: each.held for each in breeding.tried if each.name in task.starts},
@@ -210,11 +244,14 @@ def _searched(task: Task, bench: Bench) -> dict[str, Any]:
 def _notes(found: Mapping[str, Any]) -> tuple[str, ...]:
     compared = ", ".join(f"{name} {held:.4g}" for name, held in found["starts"].items())
     said = (
-        f"evolution: {found['population']} allocations over {found['generations']} generations, "
-        f"{found['runs']} measured, {found['rejected']} given up early, {found['fitted']} fitted; "
-        f"on samples that the search did not see the damage is {found['held']:.4g} "
-        f"({found['name']}), of what it started from: {compared}"
+        f"evolution: took {found['name']}; {found['population']} allocations over "
+        f"{found['generations']} generations, {found['runs']} measured, {found['rejected']} given "
+        f"up early, {found['fitted']} fitted; on samples that the search did not see the damage is "
+        f"{found['held']:.4g}, of what it started from: {compared}"
     )
+    if found["real"]:
+        built = ", ".join(f"{name} {loss:.4g}" for name, loss in found["real"].items())
+        said += f"; built and judged like the result: {built}"
     return tuple(each for each in (said, found["note"]) if each)
 
 
@@ -222,8 +259,7 @@ def _counts(found: Mapping[str, Any]) -> dict[str, float]:
     return {
         "evaluations": float(found["runs"] + found["fitted"]),
         "generations": float(found["generations"]),
-        "damage": float(found["held"]),
-        "damage_uniform": float(found["starts"]["local"]),
+        "damage": float(found["real"].get(found["name"], found["held"])),
     }
 
 

@@ -92,9 +92,10 @@ def test_evolution_keeps_the_total_and_is_better_than_uniform(evolved: Any, unif
     assert zeros(evolved)[0] == round(0.75 * TOTAL) == zeros(uniform)[0]
     assert damage(evolved) < 0.8 * damage(uniform)
     counts = evolved.report.steps[0].outcome.counts
-    assert counts["damage"] <= counts["damage_uniform"]
+    assert counts["damage"] < 0.05
     assert counts["evaluations"] > 6
     assert "of what it started from: local" in notes(evolved)
+    assert "built and judged like the result" in notes(evolved)
 
 
 def test_evolution_gives_the_same_bytes_for_the_same_seed(evolved: Any) -> None:
