@@ -18,6 +18,7 @@ from passes.storage.choose import choose
 from passes.storage.find import find
 from passes.storage.measure import run_time
 from passes.storage.places import OLDEST_OPSET
+from passes.storage.recode import recode
 from passes.storage.settle import settle
 from passes.storage.size import stored_bytes
 from passes.storage.tell import alternatives, nothing, told
@@ -84,6 +85,7 @@ class Pack(Pass):
         if again:
             unpack(plain, context, ours=True)
         notes = self._raise_opset(plain, selection, context)
+        recode(plain, selection, context)
         places, skipped = find(plain, selection)
         choices, left = choose(places, g.opset(plain), self.values, self.load)
         skipped += left

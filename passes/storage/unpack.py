@@ -7,7 +7,7 @@ its operators: nothing but constants goes in, and something that multiplies elem
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +42,13 @@ _WIDEST = 64.0
 _Chain = list[ir.Node]
 
 
-def unpack(model: ir.Model, context: Context, *, ours: bool = False) -> Outcome:
+def unpack(
+    model: ir.Model,
+    context: Context,
+    *,
+    ours: bool = False,
+    only: Collection[str] | None = None,
+) -> Outcome:
     """Replace computed constants by their values; the model computes the same as before.
 
     Values come from onnxruntime, which runs in the child process. Integers in front of a
@@ -52,8 +58,12 @@ def unpack(model: ir.Model, context: Context, *, ours: bool = False) -> Outcome:
         model: Edited in place.
         context: Says how models are run.
         ours: Take only what ``pack`` wrote, not what other tools did.
+        only: Names of values that :func:`converted` found: take those instead.
     """
-    fronts = _fronts(model, ours=ours)
+    if only is None:
+        fronts = _fronts(model, ours=ours)
+    else:
+        fronts = {v: chain for v, chain in converted(model).items() if v.name in only}
     skipped: list[Skip] = []
     count = size = 0
     for group in _groups(fronts):
@@ -74,7 +84,16 @@ def unpack(model: ir.Model, context: Context, *, ours: bool = False) -> Outcome:
     return Outcome(modified=True, counts=counts, skipped=tuple(skipped), notes=(note,))
 
 
-def _fronts(model: ir.Model, *, ours: bool) -> dict[ir.Value, _Chain]:
+def converted(model: ir.Model) -> dict[ir.Value, list[ir.Node]]:
+    """Return all floats that are computed from constants, each with the nodes that compute it.
+
+    Integers that a Cast and a Mul turn into a weight are among them, which need no decoder.
+    """
+    found = _fronts(model, ours=False, converted=True)
+    return {v: chain for v, chain in found.items() if v.dtype in {None, *_FLOATS}}
+
+
+def _fronts(model: ir.Model, *, ours: bool, converted: bool = False) -> dict[ir.Value, _Chain]:
     """Return the values to replace, each with the nodes that compute it, in their order."""
     functions = {id(node) for f in model.functions.values() for node in f.graph}
     order: dict[ir.Node, int] = {}
@@ -91,7 +110,8 @@ def _fronts(model: ir.Model, *, ours: bool) -> dict[ir.Value, _Chain]:
                 computed.update(node.outputs)
     if not ours:
         ends = [v for v in computed if any(use.node not in order for use in v.uses())]
-        found.extend(v for v in ends if _is_foreign(v, _chain(v, order)))
+        chains = ((v, _chain(v, order)) for v in ends)
+        found.extend(v for v, chain in chains if _is_foreign(v, chain, converted=converted))
     found.sort(key=lambda v: order[_producer(v)])
     return {v: _chain(v, order) for v in found if not v.is_graph_output() and v.uses()}
 
@@ -123,9 +143,9 @@ def _is_computed(node: ir.Node, computed: set[ir.Value]) -> bool:
     return all(v is None or v in computed or g.constant(v) is not None for v in node.inputs)
 
 
-def _is_foreign(value: ir.Value, chain: _Chain) -> bool:
-    """Tell whether a value is the end of somebody else's decoder."""
-    if not any(g.is_op(node, *_EXPANDING) for node in chain):
+def _is_foreign(value: ir.Value, chain: _Chain, *, converted: bool) -> bool:
+    """Tell whether a value is the end of somebody else's decoder, or a mere conversion."""
+    if not converted and not any(g.is_op(node, *_EXPANDING) for node in chain):
         return False
     if value.dtype not in {None, *_FLOATS} and not _is_dequantized(value):
         return False
