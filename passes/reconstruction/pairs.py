@@ -54,7 +54,19 @@ def pairs_of(
             continue
         last = found[0]
         pairs.append(Pair(g.label(node), node, found[1], _shared(node, layer)))
-    return pairs, skipped
+    return pairs, [*skipped, *_inside(student, selection)]
+
+
+def _inside(student: ir.Model, selection: Selection) -> list[Skip]:
+    """Name the layers that are not in the main graph: models are cut between its nodes alone."""
+    main = set(student.graph)
+    return [
+        Skip(g.label(node), "it lies in a sub-graph")
+        for node in g.walk(student)
+        if node not in main
+        and node in selection
+        and isinstance(_layer_of(node), (Linear, Recurrent))
+    ]
 
 
 def _key(node: ir.Node) -> str:
