@@ -22,6 +22,7 @@ from passes.sparsity.judged import Judges, judges_of
 from passes.sparsity.problem import Allocation
 from passes.sparsity.room import Room
 from passes.sparsity.trail import Climb, Trail, rungs
+from passes.sparsity.verified import verified
 
 if TYPE_CHECKING:
     from passes.guard.judge import Ruling
@@ -31,9 +32,9 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 _RUNS = 320
 """Runs over the samples of the bench that finding a way may take."""
-_TRIED = (4, 3)
+_TRIED = (4, 2)
 """Models beyond the first that are built to find how far the first and the second way may go."""
-_GROUPS = 3
+_GROUPS = 2
 """Groups of layers that are tried once more in the end."""
 _AHEAD = 0.08
 """Share of what is not zero yet that becomes zero if all groups of layers hold."""
@@ -139,6 +140,7 @@ def adaptive(problem: Problem) -> Allocation:
     way = _way(problem, room, None)
     missed = _up(ascent, way)
     if missed <= room.wanted and ascent.ruling is not None and not ascent.late:
+        _rearrange(ascent)
         way = _way(problem, room, ascent.reached)
         _further(ascent, way, missed)
         _by_groups(ascent, way)
@@ -159,10 +161,6 @@ def _up(ascent: _Ascent, way: Trail) -> int:
 def _further(ascent: _Ascent, way: Trail, missed: int) -> None:
     """Go on along the second way, somewhat beyond where the first one missed."""
     stopped = int(ascent.reached.sum())
-    if not np.array_equal(way.zeros[0], ascent.reached):
-        ruling = ascent.judge(way.zeros[0])
-        if ruling.holds:
-            ascent.reached, ascent.ruling = way.zeros[0], ruling
     most = min(ascent.room.wanted, missed + (missed - stopped) // 2)
     if most > stopped:
         ascent.along(way, most, _TRIED[1])
@@ -195,17 +193,36 @@ def _confirm(ascent: _Ascent) -> None:
     ascent.reached, ascent.ruling = low.copy(), None
 
 
-def _way(problem: Problem, room: Room, around: Array | None) -> Trail:
-    """Find a way on the bench; with an allocation, from the best one with as many zeros."""
-    task = None
-    if around is not None:
-        here = room.to(int(around.sum()))
-        same = replace(problem, share=here.wanted / max(1, int(room.sizes.sum())))
-        starts = {name: here.fitted(each(same).zeros) for name, each in STARTS.items()}
-        starts["way"] = around
-        rng = problem.context.rng("prune adaptive")
-        task = Task(here, starts, Plan(*_BRED), rng, epochs=_EPOCHS)
-    found = measured(problem, partial(_climbed, room, task))
+def _rearrange(ascent: _Ascent) -> None:
+    """Share the zeros that are reached out better, if the model that is built is better then."""
+    problem = ascent.problem
+    room = ascent.room.to(int(ascent.reached.sum()))
+    same = replace(problem, share=room.wanted / max(1, int(room.sizes.sum())))
+    starts = {name: room.fitted(each(same).zeros) for name, each in STARTS.items()}
+    starts["way"] = ascent.reached
+    rng = problem.context.rng("prune adaptive")
+    task = Task(room, starts, Plan(*_BRED), rng, epochs=_EPOCHS)
+    finalists = measured(problem, partial(_finalists, task))["finalists"]
+    known = {name: np.asarray(zeros, np.int64) for name, zeros in finalists}
+    real = verified(problem, known | {"way": ascent.reached})
+    best = min(real, key=lambda name: real[name], default="way")
+    if best == "way":
+        return
+    ruling = ascent.judge(known[best])
+    if ruling.holds:
+        ascent.reached, ascent.ruling = known[best], ruling
+
+
+def _finalists(task: Task, bench: Bench) -> dict[str, Any]:
+    """Breed allocations; called in the child process."""
+    breeding = Breeding(task, bench)
+    last = dict.fromkeys([breeding.run(), *breeding.finalists()])
+    return {"finalists": [[each.name, each.zeros] for each in last]}
+
+
+def _way(problem: Problem, room: Room, start: Array | None) -> Trail:
+    """Find a way on the bench, from the zeros that are there or from an allocation."""
+    found = measured(problem, partial(_climbed, room, start))
     return Trail(
         room,
         np.asarray(found["zeros"], np.int64),
@@ -215,9 +232,8 @@ def _way(problem: Problem, room: Room, around: Array | None) -> Trail:
     )
 
 
-def _climbed(room: Room, task: Task | None, bench: Bench) -> dict[str, Any]:
+def _climbed(room: Room, start: Array | None, bench: Bench) -> dict[str, Any]:
     """Climb; called in the child process."""
-    start = None if task is None else Breeding(task, bench).run().zeros
     bench.settle(start)
     climb = Climb(
         room,
