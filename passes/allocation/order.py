@@ -24,7 +24,9 @@ Array = np.ndarray[Any, Any]
 
 _CHUNK = 1 << 20  # bytes; the work on one chunk stays in the second-level cache
 _COLLECT = 8 << 20  # keys held at once
-_RUNS, _RUN = 1 << 14, 64  # sampled places and weights taken at each
+_WHOLE = 1 << 18  # fewer weights are collected without a sample
+_RUNS, _RUN = 1 << 14, 64  # most sampled places, and weights taken at each
+_FEWEST, _PART = 256, 1 << 15  # fewest places, and weights for which there is one more
 _SIGMAS = 5.0  # half width of the bracket in standard errors of the sampled rank
 _DIGIT = 16  # bits decided per pass of the radix search
 
@@ -255,7 +257,7 @@ def edge_of(tensor: ir.TensorProtocol, key: int, take: int) -> int:
 def _bracket(tensors: Sequence[ir.TensorProtocol], space: Magnitude, rank: int) -> tuple[int, int]:
     """Return two keys that almost surely enclose the key of the given rank (from 1)."""
     total = sum(tensor.size for tensor in tensors)
-    if total <= _COLLECT:
+    if total <= min(_WHOLE, _COLLECT):
         return 0, space.infinity
     runs = [space.keys(run) for run in _sample(tensors, total)]
     together = np.concatenate(runs)
@@ -277,7 +279,7 @@ def _bracket(tensors: Sequence[ir.TensorProtocol], space: Magnitude, rank: int) 
 
 def _sample(tensors: Sequence[ir.TensorProtocol], total: int) -> Iterator[Array]:
     """Yield runs of weights from places spread evenly, with a fixed random shift, over all."""
-    stride = max(_RUN, total // _RUNS)
+    stride = max(_RUN, total // min(_RUNS, max(_FEWEST, total // _PART)))
     # The sample decides how fast the answer is found and never what it is: no seed is needed.
     shifts = np.random.default_rng(0)
     for tensor in tensors:
