@@ -19,6 +19,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from converter.core import graph as g
+from converter.core.packed import is_packed
 from converter.errors import ConverterError
 from converter.io import formats
 from converter.io.skeleton import to_skeleton
@@ -187,7 +188,7 @@ def _observed(
         session = Session(
             path,
             threads=settings.threads,
-            optimize=False,
+            optimize="basic" if is_packed(model) else False,  # decoders take far more memory
             custom_op_library=settings.custom_op_library,
         )
         found = session.run(feed)

@@ -1,7 +1,7 @@
 """A quick comparison of a model before and after a pass on few samples, as it is written down.
 
 onnxruntime's own optimizations are off, so that they cannot hide what a pass did; very large graphs
-are the exception.
+are the exception, and packed ones: their decoders take far more memory than what they decode.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from converter.core.context import Batch
+from converter.core.packed import is_packed
 from converter.execution import sandbox
 from converter.execution.runner import materialize
 from converter.measure.difference import OutputDifference
@@ -84,11 +85,12 @@ def compare_models(
     import onnxruntime  # noqa: F401 - imported here, every child has it
 
     with tempfile.TemporaryDirectory(prefix="exact-", dir=settings.workspace) as folder:
+        large = max(before.graph.num_nodes(), after.graph.num_nodes()) > _LARGE_GRAPH
         work = Work(
             materialize(before, Path(folder)),
             materialize(after, Path(folder)),
             settings,
-            optimize=max(before.graph.num_nodes(), after.graph.num_nodes()) > _LARGE_GRAPH,
+            optimize=large or is_packed(before) or is_packed(after),
             most_batches=MOST_BATCHES,
         )
         found = sandbox.call(
