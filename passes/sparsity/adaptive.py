@@ -38,9 +38,9 @@ _GROUPS = 2
 """Groups of layers that are tried once more in the end."""
 _AHEAD = 0.08
 """Share of what is not zero yet that becomes zero if all groups of layers hold."""
-_BRED, _EPOCHS = (12, 8), 2
-"""Survivors, generations and epochs of the search for the allocation that the second way starts
-from."""
+_BRED, _EPOCHS, _EPOCH = (12, 8), 2, 3
+"""Survivors, generations and epochs at most of the search for the allocation that the second way
+starts from, and generations of an epoch at least."""
 _BROKEN = 1.0
 """Damage (nats) of a model that hardly anybody has a budget for: a way is first tried up to it."""
 _MEASURED = 4.0
@@ -201,7 +201,10 @@ def _rearrange(ascent: _Ascent) -> None:
     starts = {name: room.fitted(each(same).zeros) for name, each in STARTS.items()}
     starts["way"] = ascent.reached
     rng = problem.context.rng("prune adaptive")
-    task = Task(room, starts, Plan(*_BRED), rng, epochs=_EPOCHS)
+    generations = min(_BRED[1], problem.generations)
+    plan = Plan(min(_BRED[0], problem.population), generations)
+    epochs = min(_EPOCHS, max(1, generations // _EPOCH))
+    task = Task(room, starts, plan, rng, epochs)
     finalists = measured(problem, partial(_finalists, task))["finalists"]
     known = {name: np.asarray(zeros, np.int64) for name, zeros in finalists}
     real = verified(problem, known | {"way": ascent.reached})

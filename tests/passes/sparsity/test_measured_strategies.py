@@ -15,6 +15,7 @@ from converter.errors import DataError, MissingDataError, ParameterError
 from tests.support import model_from_text, run
 
 WIDTHS = (12, 48, 40, 32, 5)
+TAILS = (0.0, 3.0, 0.5, 0.0)
 
 
 def network(seed: int = 0) -> ir.Model:
@@ -23,7 +24,7 @@ def network(seed: int = 0) -> ir.Model:
     constants: dict[str, np.ndarray] = {}
     for i, (inputs, outputs) in enumerate(pairwise(WIDTHS)):
         weight = rng.standard_normal((inputs, outputs)) / np.sqrt(inputs)
-        weight *= np.abs(rng.standard_normal(weight.shape)) ** (0.5 * i)
+        weight *= np.abs(rng.standard_normal(weight.shape)) ** TAILS[i]
         constants[f"w{i}"] = weight.astype(np.float32)
         constants[f"b{i}"] = (0.1 * rng.standard_normal(outputs)).astype(np.float32)
     return model_from_text(
@@ -71,7 +72,8 @@ def damage(artifact: Any, seed: int = 5) -> float:
 
 
 TOTAL = sum(a * b for a, b in pairwise(WIDTHS))
-GENETIC = "prune:sparsity=0.75,allocation=genetic,population=6,generations=4"
+ADAPTIVE = "prune:allocation=adaptive,population=4,generations=3"
+GENETIC = "prune:sparsity=0.75,allocation=genetic,population=5,generations=3"
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +124,7 @@ def test_evolution_has_nothing_to_decide_for_one_layer() -> None:
 
 @pytest.fixture(scope="module")
 def adapted() -> Any:
-    return pruned("prune:allocation=adaptive", budget="sqnr>=15dB", count=96)
+    return pruned(ADAPTIVE, budget="sqnr>=15dB", count=96)
 
 
 def test_adaptive_goes_as_far_as_the_budget_allows(adapted: Any) -> None:
@@ -163,12 +165,6 @@ def test_safe_keeps_a_strict_bound_on_inputs_it_has_not_seen(strict: Any) -> Non
     assert "sqnr>=40dB (no budget about results was given)" in notes(strict)
 
 
-def test_safe_goes_by_size_as_well() -> None:
-    found = pruned("prune:allocation=safe,criterion=magnitude")
-    assert zeros(found)[0] > 0
-    assert sqnr(found) >= 40.0
-
-
 def test_safe_takes_weights_whose_inputs_are_always_zero(strict: Any) -> None:
     assert zeros(strict)[1][0] >= 2 * WIDTHS[1]
     assert "inputs are zero in all samples" in notes(strict)
@@ -176,7 +172,7 @@ def test_safe_takes_weights_whose_inputs_are_always_zero(strict: Any) -> None:
 
 
 def test_safe_keeps_a_budget_with_a_guard_band(strict: Any) -> None:
-    found = pruned("prune:allocation=safe,criterion=wanda", budget="sqnr>=20dB")
+    found = pruned("prune:allocation=safe,criterion=magnitude", budget="sqnr>=20dB")
     assert zeros(found)[0] > zeros(strict)[0]
     assert sqnr(found) >= 22.0
     assert "of what is allowed are used" in notes(found)
