@@ -24,7 +24,10 @@ MOST_BYTES = 64 << 20
 """Stored bytes of packed weights up to which they are decoded to look at them."""
 
 MOST_ELEMENTS = 64 << 20
-"""Elements of packed weights up to which they are decoded, as far as shapes are known."""
+"""Elements of packed weights up to which they are decoded; those of unknown shape never are."""
+
+_MEMORY = 4 << 30  # of the child: shapes that a file declares may be lies
+_SECONDS = 60.0
 
 
 def look_into(model: ir.Model, groups: Sequence[Packed]) -> list[Packed]:
@@ -33,7 +36,7 @@ def look_into(model: ir.Model, groups: Sequence[Packed]) -> list[Packed]:
     Groups that are too large, lie in sub-graphs, or cannot be computed are returned as they are.
     """
     values = {v.name: v for node in model.graph for v in node.outputs if v.name}
-    chosen = [one for one in groups if all(name in values for name in one.names)]
+    chosen = [one for one in groups if one.elements and all(n in values for n in one.names)]
     small = sum(one.nbytes for one in chosen) <= MOST_BYTES
     if not chosen or not small or sum(one.elements or 0 for one in chosen) > MOST_ELEMENTS:
         return list(groups)
@@ -67,7 +70,8 @@ def _decode(model: ir.Model, names: Sequence[str]) -> dict[str, Array] | None:
     part = _part(model, names)
     try:
         with tempfile.TemporaryDirectory(prefix="onnxpress-") as folder:
-            settings = RunSettings(limits=limits_for([part]), workspace=Path(folder))
+            limits = replace(limits_for([part]), memory_bytes=_MEMORY, seconds=_SECONDS)
+            settings = RunSettings(limits=limits, workspace=Path(folder))
             (found,) = run_model(part, [{}], names, settings=settings)
     except ConverterError:
         return None

@@ -38,7 +38,12 @@ _FORMS: tuple[tuple[frozenset[str], str], ...] = (
     (frozenset({"Cast"}), "Cast"),
 )
 _UNNAMED = "computed"
-_SAME_SHAPE = frozenset({"Cast", "DequantizeLinear", "Identity", "Not", "QuantizeLinear"})
+_SAME_SHAPE = {
+    **dict.fromkeys(("Cast", "DequantizeLinear", "Identity", "Not", "QuantizeLinear", "CumSum"), 0),
+    **dict.fromkeys(("ScatterElements", "ScatterND"), 0),
+    "GatherElements": 1,
+}
+"""Operator -> the input that has the shape of the output."""
 _BROADCAST = frozenset({"Add", "And", "Div", "Mod", "Mul", "Or", "Sub"})
 
 
@@ -262,8 +267,12 @@ def _shape_after(node: ir.Node) -> tuple[int, ...] | None:
         return tuple(map(int, wanted)) if wanted is not None and (wanted > 0).all() else None
     known = [None if v is None else shape_of(v) for v in node.inputs]
     shapes = [shape for shape in known if shape is not None]
-    if node.op_type in _SAME_SHAPE and known[0] is not None:
-        return known[0]
+    if node.op_type in _SAME_SHAPE:
+        return known[_SAME_SHAPE[node.op_type]]
+    if node.op_type == "Gather" and len(shapes) == 2:
+        axis = node.attributes.get_int("axis", 0) or 0
+        axis += len(shapes[0]) if axis < 0 else 0
+        return (*shapes[0][:axis], *shapes[1], *shapes[0][axis + 1 :])
     if node.op_type == "Transpose" and shapes:
         order = node.attributes.get_ints("perm", ()) or range(len(shapes[0]))[::-1]
         return tuple(shapes[0][axis] for axis in order)

@@ -153,6 +153,14 @@ def test_what_is_too_large_or_cannot_run_stays_unknown(monkeypatch: pytest.Monke
         p=np.full((16, 8), 9, np.int64),
     )
     assert inspect_model(broken).packed[0].zeros is None
+    bomb = model_from_text(
+        "g (float[N,16] x) => (float[16,16] y) { v = Gather (t, p) w = Expand (v, s) "
+        "m = MatMul (x, w) y = Identity (m) }",
+        t=np.linspace(-1, 1, 4, dtype=np.float32),
+        p=(CODES & 3).astype(np.int64),
+        s=np.array([1 << 30, 16, 8], np.int64),
+    )
+    assert inspect_model(bomb).packed[0].zeros is None  # its shape is not known, nothing is run
 
 
 def test_arithmetic_on_shapes_is_no_packed_weight() -> None:
