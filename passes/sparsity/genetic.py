@@ -37,7 +37,7 @@ _CLOSE = 1.12
 _SHORTER = (1.0, 0.5)
 """Parts of the way to what an epoch found that are fitted and judged."""
 _FINALISTS = 6
-_BUILT = 2
+_BRED, _STARTED = 1, 2
 """Of what was bred and of what it started from so many are built and judged like the result."""
 _CLEARLY = 1.15
 """Factor between damages on the samples that were held out from which on a difference is clear."""
@@ -183,7 +183,7 @@ class Breeding:
         bred = [each for each in self._ranked() if each.name not in self.task.starts]
         bred.sort(key=lambda each: each.loss + each.held)
         starts = sorted(self._starts(), key=lambda each: each.loss + each.held)
-        return [*bred[:_BUILT], *starts[:_BUILT]]
+        return [*bred[:_BRED], *starts[:_STARTED]]
 
 
 def genetic(problem: Problem) -> Allocation:
