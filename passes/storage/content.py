@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import ml_dtypes
 import numpy as np
 
+from converter.core import graph as g
 from passes.storage import grid
 
 if TYPE_CHECKING:
@@ -34,7 +35,13 @@ _NIBBLES = {np.dtype(ml_dtypes.int4): np.int8, np.dtype(ml_dtypes.uint4): np.uin
 """Types of 4 bits, and those that hold them until the last Cast."""
 _SAMPLE = 1 << 14
 _LOSSY_LEAST = 2
-"""Axes of a tensor that is rounded on request: biases and other vectors stay as they are."""
+"""Axes of a tensor that is rounded on request to what was requested."""
+_SHIFTING = (
+    *("Conv", "ConvTranspose", "Gemm", "Add", "LSTM", "GRU", "RNN"),
+    *("BatchNormalization", "LayerNormalization", "InstanceNormalization", "GroupNormalization"),
+)
+_HALF_LEAST, _HALF_MOST = 2.0**-10, 65504.0
+"""The largest element of a vector that float16 comes close to is between them."""
 _LEAST_COLUMNS = 2
 _LEAST_BLOCK = 16
 _MOST_SIZES = 16
@@ -94,8 +101,8 @@ def contents(constant: Constant, values: Values) -> Iterator[Content]:
 
     Args:
         constant: Not empty.
-        values: "exact", or what elements of float matrices may be rounded to; forms that need no
-            rounding are among the results all the same.
+        values: "exact", or what elements of float matrices may be rounded to, and biases to
+            float16; forms that need no rounding are among the results all the same.
     """
     if constant.array.size == 0:
         return
@@ -111,7 +118,8 @@ def contents(constant: Constant, values: Values) -> Iterator[Content]:
     if array.dtype.kind != "f":
         return
     if array.dtype == np.float32:
-        yield from _halves(array, lossy=_lossy(constant, values) and values == "float16")
+        wanted = values == "float16" and _lossy(constant, values)
+        yield from _halves(array, lossy=wanted or (values != "exact" and _shifts(constant)))
     if constant.view is not None:
         yield from _scaled(array, constant.view, values)
 
@@ -130,6 +138,19 @@ def _blank(constant: Constant) -> int:
 
 def _lossy(constant: Constant, values: Values) -> bool:
     return values != "exact" and constant.view is not None and constant.array.ndim >= _LOSSY_LEAST
+
+
+def _shifts(constant: Constant) -> bool:
+    """Tell whether a vector is added to or multiplied with channels, and float16 comes close to it.
+
+    Elements keep 11 bits, or are off by less than 2^-24 where they are very small: a fraction of
+    what integers of 8 bits do to the weights beside them.
+    """
+    array = constant.array
+    users = [use.node for use in constant.value.uses()]
+    if array.ndim != 1 or not users or not all(g.is_op(node, *_SHIFTING) for node in users):
+        return False
+    return bool(_HALF_LEAST <= np.abs(array).max(initial=0) <= _HALF_MOST)
 
 
 def _as_half(array: Array) -> Array:

@@ -14,7 +14,7 @@ Array = np.ndarray[Any, Any]
 _LEAST, _MOST = -128, 127
 _SAMPLE = 24
 _CHUNK = 1 << 20
-_FIRST = 32
+_FIRST = 4
 _FACTORS = np.linspace(0.5, 1.0, 21, dtype=np.float32)
 
 
