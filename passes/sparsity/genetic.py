@@ -40,7 +40,7 @@ _FINALISTS = 6
 _BRED, _STARTED = 1, 2
 """Of what was bred and of what it started from so many are built and judged like the result."""
 _CLEARLY = 1.15
-"""Factor between damages on the samples that were held out from which on a difference is clear ..."""
+"""Factor between damages on held-out samples from which on a difference is clear ..."""
 _CLEARLY_BUILT = 1.05
 """... and between those of models that are built, on all samples that judge."""
 STARTS = {"local": simple.local, "lamp": simple.lamp, "erk": simple.erk}
