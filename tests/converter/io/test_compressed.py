@@ -15,6 +15,7 @@ import zstandard
 from support import model_from_text
 
 import converter
+from converter.cli.entry import main
 from converter.core.recipe import parse_recipe
 from converter.errors import (
     ConverterError,
@@ -214,3 +215,13 @@ def test_without_the_package(plain: Path, tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(UsageError, match=r"onnxpress\[zstd\]"):
         converter.convert(plain, tmp_path / "q.onnx.zst")
     converter.convert(plain, tmp_path / "q.onnx")
+
+
+def test_the_command_line(plain: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    target = tmp_path / "out.onnx"
+    assert main([str(plain), str(target), "--compress", "zstd", "--no-verify"]) == 0
+    assert "out.onnx.zst" in capsys.readouterr().out
+    assert main(["inspect", f"{target}.zst"]) == 0
+    assert "compressed" in capsys.readouterr().out
+    assert main([str(plain), str(target), "--compress", "zstd", "--external-data", "yes"]) == 2
+    assert "--external-data yes" in capsys.readouterr().err

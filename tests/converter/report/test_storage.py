@@ -11,6 +11,7 @@ import pytest
 from support import model_from_text
 
 import converter
+from converter.cli.render import render
 from converter.core import registry
 from converter.core.forecast import Forecast, Saving
 from converter.errors import ParameterError, UnknownPassError
@@ -135,6 +136,10 @@ def test_packed_weights_show_the_zeros_and_patterns_that_they_had(
     assert after.zeros == pytest.approx(before.zeros, abs=0.05)
     assert after.packing is not None
     assert "packed already" in after.packing.notes[0]
+    shown = render("inspection", after.to_dict())
+    assert "Packed weights as they are used" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+    assert pattern in shown
 
 
 def test_what_is_too_large_or_cannot_run_stays_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
