@@ -49,6 +49,9 @@ _QUANTIZED: dict[tuple[str, str], tuple[int, ...]] = {
 _VIEWS = ("Transpose", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast")
 
 
+_COMPUTED = "its weight is computed from other constants: put simplify before prune"
+
+
 @dataclass
 class Layer:
     """A constant found behind the weight input of at least one node.
@@ -84,6 +87,8 @@ def find(model: ir.Model, selection: Selection) -> tuple[list[Layer], list[Skip]
         for index in _slots(node, _WEIGHTS):
             way = _way(node, index)
             if not way:
+                if _computed(node.inputs[index]):
+                    skipped.append(Skip(g.label(node), _COMPUTED))
                 continue
             value = way[-1]
             if g.is_op(value.producer(), "DequantizeLinear"):
@@ -135,6 +140,25 @@ def _way(node: ir.Node, index: int) -> list[ir.Value]:
             return []
         value = producer.inputs[0]
     return []
+
+
+def _computed(value: ir.Value | None) -> bool:
+    """Tell whether a value depends on constants alone."""
+    waiting, seen = [value], set()
+    while waiting:
+        value = waiting.pop()
+        if value is None or value in seen:
+            continue
+        seen.add(value)
+        producer = value.producer()
+        if producer is None:
+            if value.const_value is None or value.is_graph_input():
+                return False
+        elif next(g.subgraphs(producer), None) is not None:  # reads values by name
+            return False
+        else:
+            waiting += producer.inputs
+    return True
 
 
 def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
