@@ -24,6 +24,9 @@ MOST_TOGETHER = 1 << 24
 """Elements of one pool; larger constants have a decoder of their own."""
 _WORTH = 0.98
 """Part of the bytes now that a form must stay below."""
+_SLOWEST = 2
+_EFFORT = 1.01
+"""The width with most codes, and what its bytes count: it is left for another as good as it."""
 
 
 def offers(constant: Constant, opset: int, *, values: Values = "exact") -> list[Offer]:
@@ -39,7 +42,10 @@ def offers(constant: Constant, opset: int, *, values: Values = "exact") -> list[
         stored = [one for one in pool.ways(constant, content) if _possible(one, opset)]
         single = [pool.make_pool([one]) for one in stored]
         if single:
-            found.append(_offer(min(single, key=lambda one: one.nbytes)))
+            costs = [
+                one.nbytes * _effort(way.width) for one, way in zip(single, stored, strict=True)
+            ]
+            found.append(_offer(single[int(np.argmin(costs))]))
     smaller = [offer for offer in found if offer.nbytes < _WORTH * constant.nbytes]
     return sorted(smaller, key=lambda offer: (offer.nbytes, offer.nanoseconds))
 
@@ -70,6 +76,10 @@ def pooled(
         chosen.update(_choose(group, opset, values))
     order = [chosen[id(c)] for c in constants if id(c) in chosen]
     return [pool.make_pool(part) for part in _parts(order, most)]
+
+
+def _effort(width: int) -> float:
+    return _EFFORT if width == _SLOWEST else 1.0
 
 
 def _offer(single: Pool) -> Offer:
@@ -128,7 +138,7 @@ def _choose(constants: Sequence[Constant], opset: int, values: Values) -> dict[i
         costs[row, -1] = constant.nbytes * _WORTH
         for column, name in enumerate(columns):
             if name in ways:
-                costs[row, column] = ways[name].nbytes
+                costs[row, column] = ways[name].nbytes * _effort(name[1])
     kept = _fewest(costs, columns)
     best = np.argmin(costs[:, kept], axis=1) if constants else np.zeros(0, int)
     names = [columns[i] if i < len(columns) else None for i in kept]
