@@ -27,7 +27,7 @@ from passes.reconstruction.linear import Linear, install, linear_of
 from passes.reconstruction.order import advanced, rearrange
 from passes.removal.samples import samples_for
 from passes.rounding.gptq import MOST_COLUMNS
-from passes.sparsity.prepared import Fits, Prepared, ranks_of
+from passes.sparsity.prepared import Fits, Prepared, ranks_in_units
 from passes.sparsity.room import Room
 from passes.sparsity.samples import Samples, chosen
 from passes.sparsity.settle import Settling
@@ -396,8 +396,8 @@ class Bench:
         self._arrange(list(nodes.values()))
         first = _firsts(self._student)
         for i, layer in enumerate(self.problem.layers):
-            weights = layer.tensor.numpy()
-            ranks = ranks_of(np.asarray(self.problem.scores(i)), weights)
+            scores = np.asarray(self.problem.scores(i)).reshape(-1)
+            ranks = ranks_in_units(layer, scores, self.problem.pattern)
             place = min((first.get(node, 0) for node in layer.nodes), default=0)
             prepared = Prepared(layer, ranks, int(self.room.low[i]), place, nodes.get(i))
             self._prepared.append(prepared)

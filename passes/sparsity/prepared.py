@@ -13,15 +13,19 @@ import numpy as np
 from converter.core import graph as g
 from passes.reconstruction.linear import Linear, linear_of
 from passes.reconstruction.transposed import matrices
+from passes.sparsity.masks import mask_of
 
 if TYPE_CHECKING:
     import onnx_ir as ir
 
     from passes.sparsity.layers import Layer
+    from passes.sparsity.patterns import Pattern
     from passes.tuning.store import Store
 
 Array = np.ndarray[Any, Any]
 _SMALLEST = 1e-300
+_STAGES = 40
+"""Numbers of zeros for which it is worked out which blocks or rows go."""
 
 
 @dataclass(eq=False)
@@ -203,6 +207,31 @@ def ranks_of(scores: Array, weights: Array) -> Array:
     ranks = np.empty(len(order), np.int32)
     ranks[order] = np.arange(len(order), dtype=np.int32)
     return ranks
+
+
+def ranks_in_units(layer: Layer, scores: Array, pattern: Pattern) -> Array:
+    """Return the turn at which every weight goes; those of a block or row go together.
+
+    Args:
+        layer: The layer.
+        scores: The lowest goes first, flat: (weights,).
+        pattern: The units.
+
+    Returns:
+        int32 (weights,).
+    """
+    weights = layer.tensor.numpy()
+    if pattern.kind not in ("block", "row"):
+        return ranks_of(scores, weights)
+    kept = np.geomspace(1.0, 1.0 / len(scores), _STAGES)
+    stages = np.full(len(scores), _STAGES)
+    for stage in reversed(range(_STAGES)):
+        gone = mask_of(layer, scores, round((1.0 - kept[stage]) * len(scores)), pattern)
+        if gone is not None:
+            stages[gone.reshape(-1)] = stage
+    turns = np.empty(len(scores))
+    turns[np.lexsort((scores, stages))] = np.arange(len(scores))
+    return ranks_of(turns, weights)
 
 
 def _matrices(linear: Linear, array: Array) -> Array:

@@ -34,6 +34,8 @@ _SOFT = 0.02
 """Error below which all points count alike when damage per error is fitted."""
 _SATURATED = 1.0
 """Damage from which on it no longer grows with the error."""
+_MOST_BYTES = 1_500_000_000
+"""Weights beyond which nothing is tried: models are handed to the runtime in one message."""
 _LEAST = 0.02
 """Damage per error of a layer at least, relative to the median of all."""
 
@@ -50,6 +52,9 @@ def sensitivity(problem: Problem) -> Allocation:
     lamp = room.fitted(simple.lamp(problem).zeros)
     if room.fixed:
         return Allocation(lamp, ("sensitivity: there is nothing to decide",))
+    if sum(layer.tensor.nbytes for layer in problem.layers) > _MOST_BYTES:
+        note = "sensitivity: LAMP decides, the model is too large to be tried out again and again"
+        return Allocation(lamp, (note,))
     mild = replace(problem, share=_MILD * problem.share)
     given = {"lamp": lamp, "mild": simple.lamp(mild).zeros}
     found = measured(problem, partial(_searched, given=given))
@@ -104,7 +109,8 @@ def _slopes(bench: Bench, zeros: Array) -> Array:
 
 def _slope(errors: Array, losses: Array) -> float:
     """Fit losses by a multiple of the errors, relative errors counting; NaN where none can be."""
-    rise = losses - losses[0]
+    with np.errstate(invalid="ignore"):  # of outputs that are not finite
+        rise = losses - losses[0]
     usable = np.isfinite(rise) & (errors > 0.0) & (rise < _SATURATED)
     if not usable.any():
         return float("nan")
