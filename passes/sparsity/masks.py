@@ -53,10 +53,13 @@ def choose(
         if streamed:
             found.append(plan_zeros([layer.tensor], count)[0].cut)
             continue
-        mask = mask_of(layer, problem.scores(index), count + rest, problem.pattern)
+        scores = problem.scores(index)
         if problem.pattern.kind in ("block", "row"):
-            rest += count - (0 if mask is None else int(np.count_nonzero(mask)))
-        found.append(mask)
+            mask = _units_of(layer, scores, count + rest, problem.pattern)
+            rest += count - int(np.count_nonzero(mask))
+            found.append(_if_new(layer, mask))
+        else:
+            found.append(mask_of(layer, scores, count, problem.pattern))
     return found
 
 
@@ -72,21 +75,29 @@ def mask_of(layer: Layer, scores: Array, zeros: int, pattern: Pattern) -> Array 
     Returns:
         bool of the tensor's shape; None when nothing changes.
     """
-    shape = tuple(int(size) for size in layer.tensor.shape.numpy())
-    gone = layer.tensor.numpy().reshape(-1) == 0
+    if pattern.kind != "unstructured":
+        return _if_new(layer, _units_of(layer, scores, zeros, pattern))
+    array = layer.tensor.numpy()
+    gone = array.reshape(-1) == 0
     before = int(np.count_nonzero(gone))
-    if pattern.kind == "unstructured":
-        if zeros <= before:
-            return None
-        mask = gone | lowest(np.where(gone, np.inf, scores), zeros - before)
-        found: Array = mask.reshape(shape)
-        return found
+    if zeros <= before:
+        return None
+    mask: Array = gone | lowest(np.where(gone, np.inf, scores), zeros - before)
+    return mask.reshape(array.shape)
+
+
+def _units_of(layer: Layer, scores: Array, zeros: int, pattern: Pattern) -> Array:
+    """Return the units of a layer that go, those that are zero already included."""
+    gone = layer.tensor.numpy().reshape(-1) == 0
     matrix = matrix_of(layer)
     # below all others, so that zeros go first also where a score is 0
     ranked = np.where(gone, -1.0 if pattern.kind == "n:m" else 0.0, scores)
-    cut = lowest_units(matrix.forward(ranked.reshape(shape)), zeros, pattern)
-    mask = np.ascontiguousarray(matrix.backward(cut))
-    return mask if (mask & ~gone.reshape(shape)).any() else None
+    cut = lowest_units(matrix.forward(ranked.reshape(matrix.shape)), zeros, pattern)
+    return np.ascontiguousarray(matrix.backward(cut))
+
+
+def _if_new(layer: Layer, mask: Array) -> Array | None:
+    return mask if (layer.tensor.numpy()[mask] != 0).any() else None
 
 
 def lowest(scores: Array, count: int) -> Array:

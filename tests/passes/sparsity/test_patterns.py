@@ -193,6 +193,7 @@ def test_blocks_of_several_layers_come_near_to_the_total() -> None:
     model = model_from_text(f"g (float[N,8] h0) => (float[N,8] h5) {{ {body} }}", **weights)
     outcome = Prune(pattern="4x4", sparsity=0.37).apply(model, Context())
     assert abs(outcome.counts["zeros_after"] - 0.37 * 320) <= 8
+    assert not Prune(pattern="4x4", sparsity=0.37).apply(model, Context()).modified
 
 
 def test_equal_weights_go_by_index() -> None:
