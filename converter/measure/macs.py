@@ -117,7 +117,8 @@ def inferred_sizes(model: ir.Model, feed: Arrays) -> dict[str, Shape | None]:
             for size in np.shape(feed[value.name]):
                 value.type.tensor_type.shape.dim.add(dim_value=size)
     try:
-        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        # following integers through a decoder would take hundreds of bytes for each
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=not is_packed(model))
     except (onnx.shape_inference.InferenceError, RuntimeError, ValueError):
         return {name: tuple(np.shape(array)) for name, array in feed.items()}
     found: dict[str, Shape | None] = {}
