@@ -66,7 +66,7 @@ class Pack(Pass):
     ] = 1.03
     values: Annotated[
         Literal["exact", "float16", "int8", "int4"],
-        Param("what weights that are still float are rounded to; exact: nothing changes"),
+        Param("what float weights are rounded to, biases to float16; exact: nothing changes"),
     ] = "exact"
     load: Annotated[
         float, Param("most time that decoding may take at load, ns per element", gt=0, le=10000)
