@@ -27,6 +27,7 @@ _COLLECT = 8 << 20  # keys held at once
 _WHOLE = 1 << 18  # fewer weights are collected without a sample
 _RUNS, _RUN = 1 << 14, 64  # most sampled places, and weights taken at each
 _FEWEST, _PART = 256, 1 << 15  # fewest places, and weights for which there is one more
+_FEW = 16  # different weights that are tried one by one
 _SIGMAS = 5.0  # half width of the bracket in standard errors of the sampled rank
 _DIGIT = 16  # bits decided per pass of the radix search
 
@@ -183,7 +184,8 @@ def _plan_valid(tensors: Sequence[ir.TensorProtocol], rank: int) -> list[Plan]:
         return [Plan(None, c.size, c.zeros, c.zeros) for c in census]
     key = _select(census, rank, low, high)
     if key is None:
-        key = low = _radix(tensors, space, rank)
+        key = _among_few(tensors, space, rank, (low, high))
+        key = low = _radix(tensors, space, rank) if key is None else key
         census = _census(tensors, space, key, key)
     return _share_out(tensors, space, census, rank=rank, split=(key, low))
 
@@ -313,6 +315,29 @@ def _runs(tensor: ir.TensorProtocol, places: Array) -> Iterator[Array]:
     else:
         flat = tensor.numpy().reshape(-1)
         yield from (flat[place : place + _RUN] for place in places.tolist())
+
+
+def _among_few(
+    tensors: Sequence[ir.TensorProtocol], space: Magnitude, rank: int, ends: tuple[int, int]
+) -> int | None:
+    """Return the key of the given rank where the sample has few in the bracket; None: not found.
+
+    Each pass over the weights halves the candidates.
+    """
+    total = sum(tensor.size for tensor in tensors)
+    seen = np.unique(np.concatenate([space.keys(run) for run in _sample(tensors, total)]))
+    candidates = seen[(seen >= ends[0]) & (seen <= ends[1])].tolist()
+    if len(candidates) > _FEW:
+        return None
+    while candidates:
+        middle = len(candidates) // 2
+        key = int(candidates[middle])
+        census = [count(tensor, space, key, key) for tensor in tensors]
+        below = sum(c.below for c in census)
+        if below < rank <= below + sum(c.inside for c in census):
+            return key
+        candidates = candidates[:middle] if rank <= below else candidates[middle + 1 :]
+    return None
 
 
 def _radix(tensors: Sequence[ir.TensorProtocol], space: Magnitude, rank: int) -> int:

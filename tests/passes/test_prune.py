@@ -423,20 +423,6 @@ def test_recurrent_and_convolution_weights() -> None:
     assert zeros(weight(model, "cb"), weight(model, "B")) == 0
 
 
-def test_weights_computed_from_constants_are_said() -> None:
-    rng = np.random.default_rng(0)
-    model = model_from_text(
-        """g (float[N,8] x) => (float[N,4] y) { w = Concat<axis = 1>(A, B) y = MatMul(x, w) }""",
-        A=rng.standard_normal((8, 2)).astype(np.float32),
-        B=rng.standard_normal((8, 2)).astype(np.float32),
-    )
-    outcome = Prune().apply(model, Context())
-    assert not outcome.modified
-    assert [skip.reason for skip in outcome.skipped] == [
-        "its weight is computed from other constants: put simplify before prune"
-    ]
-
-
 def test_model_without_weights() -> None:
     model = model_from_text("g (float[N] x) => (float[N] y) { y = Relu(x) }")
     outcome = Prune().apply(model, Context())
