@@ -85,7 +85,9 @@ class Pack(Pass):
         if again:
             unpack(plain, context, ours=True)
         notes = self._raise_opset(plain, selection, context)
-        recode(plain, selection, context)
+        coded = recode(plain, selection, context)
+        text = f"{coded} weights that other passes stored as integers are coded anew, exactly"
+        notes += [text] * bool(coded)
         places, skipped = find(plain, selection)
         choices, left = choose(places, g.opset(plain), self.values, self.load)
         skipped += left
