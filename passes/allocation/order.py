@@ -184,9 +184,12 @@ def _plan_valid(tensors: Sequence[ir.TensorProtocol], rank: int) -> list[Plan]:
         return [Plan(None, c.size, c.zeros, c.zeros) for c in census]
     key = _select(census, rank, low, high)
     if key is None:
-        key = _among_few(tensors, space, rank, (low, high))
-        key = low = _radix(tensors, space, rank) if key is None else key
-        census = _census(tensors, space, key, key)
+        found = _among_few(tensors, space, rank, (low, high))
+        if found is None:
+            low = _radix(tensors, space, rank)
+            found = low, _census(tensors, space, low, low)
+        key, census = found
+        low = key
     return _share_out(tensors, space, census, rank=rank, split=(key, low))
 
 
@@ -249,10 +252,11 @@ def edge_of(tensor: ir.TensorProtocol, key: int, take: int) -> int:
         return 0
     space = Magnitude.of([tensor])
     for start, chunk in chunks(tensor, _CHUNK):
-        places = np.flatnonzero(space.keys(chunk) == space.key_type(key))
-        if take <= places.size:
-            return start + int(places[take - 1]) + 1
-        take -= places.size
+        equal = space.keys(chunk) == space.key_type(key)
+        number = int(np.count_nonzero(equal))
+        if take <= number:
+            return start + int(np.flatnonzero(equal)[take - 1]) + 1
+        take -= number
     raise RuntimeError("the tensor changed while it was read")
 
 
@@ -319,24 +323,29 @@ def _runs(tensor: ir.TensorProtocol, places: Array) -> Iterator[Array]:
 
 def _among_few(
     tensors: Sequence[ir.TensorProtocol], space: Magnitude, rank: int, ends: tuple[int, int]
-) -> int | None:
-    """Return the key of the given rank where the sample has few in the bracket; None: not found.
+) -> tuple[int, list[Census]] | None:
+    """Return the key of the given rank, and its census, where few are in the bracket.
 
-    Each pass over the weights halves the candidates.
+    The first guess is the key of that rank in the sample; further passes over the weights halve the
+    other candidates. None: not found.
     """
     total = sum(tensor.size for tensor in tensors)
-    seen = np.unique(np.concatenate([space.keys(run) for run in _sample(tensors, total)]))
+    seen = np.concatenate([space.keys(run) for run in _sample(tensors, total)])
+    seen.sort()
+    guess = seen[min(int(rank / total * len(seen)), len(seen) - 1)]
+    seen = np.unique(seen)
     candidates = seen[(seen >= ends[0]) & (seen <= ends[1])].tolist()
     if len(candidates) > _FEW:
         return None
+    middle = candidates.index(guess) if guess in candidates else len(candidates) // 2
     while candidates:
-        middle = len(candidates) // 2
         key = int(candidates[middle])
         census = [count(tensor, space, key, key) for tensor in tensors]
         below = sum(c.below for c in census)
         if below < rank <= below + sum(c.inside for c in census):
-            return key
+            return key, census
         candidates = candidates[:middle] if rank <= below else candidates[middle + 1 :]
+        middle = len(candidates) // 2
     return None
 
 
