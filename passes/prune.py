@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 _DEFAULT = 0.5
 _MOST = 0.95
 """What the strategies that find the share themselves may reach, unless sparsity says so."""
+_ROUNDED = 5e-3
+"""How far sparsity may be from the share of a pattern: 0.67 stands for 1:3."""
 _MEASURING: frozenset[str] = frozenset({"wanda", "obs"})
 
 
@@ -118,15 +120,15 @@ class Prune(Pass):
             self._refuse_with_threshold(pattern)
             return
         share = pattern.share
-        if share is not None and self.sparsity not in (None, share):
+        given = share if self.sparsity is None else self.sparsity
+        if share is not None and given is not None and abs(given - share) > _ROUNDED:
             raise ParameterError(
-                f"pattern={self.pattern} makes {share:.4g} of the weights zero, not "
-                f"{self.sparsity:g}",
+                f"pattern={self.pattern} makes {share:.4g} of the weights zero, not {given:g}",
                 where="prune",
                 allowed=f"pattern={self.pattern} without sparsity, or sparsity={share:.4g}",
                 hint="leave sparsity out, or take another pattern",
             )
-        if self.sparsity is None:
+        if self.sparsity is None or share is not None:
             usual = _MOST if self.allocation in BOUNDED else _DEFAULT
             object.__setattr__(self, "sparsity", usual if share is None else share)
 
