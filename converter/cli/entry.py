@@ -71,13 +71,13 @@ def _dispatch(program: str, name: str, rest: list[str]) -> int:
         logging.basicConfig(level=logging.WARNING, stream=sys.stderr)
         for package in ("converter", "passes"):
             logging.getLogger(package).setLevel(logging.DEBUG)
+    # Modules and models are a million objects that stay: looking for garbage among them at the
+    # usual pace takes a fifth of the time.
+    gc.set_threshold(100_000, 50, 50)
     from converter.cli.app import command
     from converter.cli.late import import_late
 
     import_late()
-    # A model is a million objects that stay: looking for garbage among them at the usual pace
-    # takes a fifth of the time.
-    gc.set_threshold(100_000, 50, 50)
     words = program if name == DEFAULT else f"{program} {name}"
     result: Any = command(name).main(rest, prog_name=words, standalone_mode=False)
     return result if isinstance(result, int) else 0

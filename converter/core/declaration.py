@@ -103,6 +103,8 @@ def _details(doc: str | None) -> str:
 
 
 _METHOD = ("    def ", "    async def ", "    @")
+_FUNCTION = ("def ", "async def ", "@")
+_SIGNATURE_END = ")"  # of a signature in several lines
 
 # --- reading source ------------------------------------------------------------------------------
 
@@ -141,14 +143,14 @@ class _Module:
 
 
 def _parsed(source: str) -> ast.Module:
-    """Parse a module, without the methods of classes where that can be told by indentation.
+    """Parse a module, without functions and methods where that can be told by indentation.
 
     They are most of the text and say nothing about the pass; parsing them takes the most time.
     """
     kept, inside = [], False
     for line in source.splitlines():
-        if line and not line[0].isspace():
-            inside = False
+        if line and not line[0].isspace() and not line.startswith(_SIGNATURE_END):
+            inside = line.startswith(_FUNCTION)
         inside = inside or line.startswith(_METHOD)
         if not inside:
             kept.append(line)
