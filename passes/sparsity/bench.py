@@ -393,6 +393,7 @@ class Bench:
                 shape = home.shape or (linear.outputs,)
                 bias = linear.bias.astype(kind).reshape(shape)
                 install(self._student, home.node, home.position, bias, "trial_bias")
+        self._teacher = self._student.clone()  # node for node the same, and still the original
         self._arrange(list(nodes.values()))
         first = _firsts(self._student)
         for i, layer in enumerate(self.problem.layers):

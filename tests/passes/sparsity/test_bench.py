@@ -112,6 +112,18 @@ def test_weights_that_are_fitted_do_less_damage() -> None:
     assert losses["least_squares"] < losses["moments"]
 
 
+def test_a_bias_that_a_node_makes_is_replaced() -> None:
+    """The node goes with its only reader; both models stay node for node the same."""
+    given = problem("least_squares")
+    gemm = given.model.graph[-1]
+    made = ir.node("Constant", [], {"value": ir.tensor(np.ones(5, np.float32))})
+    given.model.graph.insert_before(gemm, made)
+    gemm.resize_inputs(3)
+    gemm.replace_input_with(2, made.outputs[0])
+    nothing = np.zeros(4, np.int64)
+    assert measured(given, lambda bench: bench.own(nothing)[0]) < 1e-5
+
+
 def test_no_zeros_do_no_damage() -> None:
     nothing = np.zeros(4, np.int64)
 
