@@ -90,7 +90,7 @@ def choose(
     skipped: list[Skip] = []
     for group in _groups(places):
         signed = [at for at in group if has_negative_zeros(places[at].tensor.numpy())]
-        odd = {at for at in signed if places[at].view is None}
+        odd = {at for at in signed if not places[at].multiplied}
         skipped += [Skip(places[at].name, _SIGNED) for at in sorted(odd)]
         constants = {at: places[at].constant() for at in group if at not in odd}
         pools = pooled(list(constants.values()), opset, values=values)

@@ -39,6 +39,7 @@ class Place:
         rows: Number of channels, for weights whose operators say what a channel is; else 1.
         label: The first operator that uses it, for the report.
         view: Which axes the channels are; None when unknown.
+        multiplied: All that reads it are products, for which zeros have no sign.
     """
 
     value: ir.Value
@@ -46,6 +47,7 @@ class Place:
     rows: int
     label: str
     view: View | None = None
+    multiplied: bool = False
 
     @property
     def name(self) -> str:
@@ -62,7 +64,7 @@ class Place:
     def constant(self) -> Constant:
         """Read the elements; negative zeros of weights, which add up to the same, become zeros."""
         array = self.tensor.numpy()
-        if self.view is not None and has_negative_zeros(array):
+        if self.multiplied and has_negative_zeros(array):
             array = array + array.dtype.type(0)
         return Constant(self.value, array, self.rows, _blank(array), self.view)
 
@@ -81,7 +83,7 @@ def find(model: ir.Model, selection: Selection) -> tuple[list[Place], list[Skip]
     them stands for as many constants as the function has callers.
     """
     inside = {id(function.graph) for function in model.functions.values()}
-    views = _views(model)
+    views, multiplied = _views(model)
     found: list[Place] = []
     skipped: list[Skip] = []
     nodes: list[ir.Node] = []
@@ -100,20 +102,25 @@ def find(model: ir.Model, selection: Selection) -> tuple[list[Place], list[Skip]
             elif not _sizes(tensor):
                 view = views.get(id(value))
                 rows = 1 if view is None else view.rows
-                found.append(Place(value, graph, rows, g.label(users[0]), view))
+                signless = id(value) in multiplied
+                found.append(Place(value, graph, rows, g.label(users[0]), view, signless))
     held = sum(_function_bytes(f.graph) for f in model.functions.values())
     if held >= LEAST_BYTES:
         skipped.append(Skip("model functions", "constants in functions stay: inline them first"))
     return found, [*selection.misses(nodes), *skipped]
 
 
-def _views(model: ir.Model) -> dict[int, View]:
-    """Return how weights form channels, by identity; the first axis where views lie between."""
+def _views(model: ir.Model) -> tuple[dict[int, View], set[int]]:
+    """Return how weights form channels, and those that are only multiplied with, by identity.
+
+    Channels are along the first axis where views lie between.
+    """
     found = {id(weight.value): weight.view for weight in find_weights(model, Selection())[0]}
-    for layer in find_layers(model, Selection())[0]:
+    layers = find_layers(model, Selection())[0]
+    for layer in layers:
         shape = tuple(int(size) for size in layer.tensor.shape.numpy())
         found.setdefault(id(layer.value), View(shape[0], math.prod(shape[1:]), 1))
-    return found
+    return found, {id(layer.value) for layer in layers}
 
 
 def _graphs(model: ir.Model, inside: set[int]) -> Iterator[ir.Graph]:

@@ -230,6 +230,21 @@ def test_negative_zeros_that_masks_leave_count_as_zeros():
     np.testing.assert_array_equal(run(model, _feed())["y"], run(packed, _feed())["y"])
 
 
+def test_the_sign_of_zeros_stays_where_more_than_products_read_it():
+    model = model_from_text(
+        """g (float[64,64] x) => (float[64,64] y) {
+            a = MatMul (x, w)
+            b = Div (one, w)
+            y = Max (a, b)
+        }""",
+        w=np.where(_random(64, 64) > 0.1, 1.0, -0.0).astype(np.float32),
+        one=np.float32(1),
+    )
+    outcome = Pack().apply(model, _context())
+    assert not outcome.modified
+    assert "negative zeros" in {skip.subject: skip.reason for skip in outcome.skipped}["w"]
+
+
 def test_the_limit_on_loading_is_obeyed():
     model = _net()
     outcome = Pack(load=0.5).apply(model, _context())
