@@ -44,8 +44,6 @@ if TYPE_CHECKING:
 Array = np.ndarray[Any, Any]
 _HELD = 8
 """Every so many samples one is not fitted on; fewer samples are all fitted on."""
-_LEAST_ROWS = 12_000
-"""Rows that are taken of few samples, if they have as many: neighbours still add a little."""
 _MOST_NUMBERS = 48_000_000
 """Numbers of the largest matrix of rows: 192 MB."""
 

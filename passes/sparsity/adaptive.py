@@ -145,7 +145,7 @@ def adaptive(problem: Problem) -> Allocation:
         _further(ascent, way, missed)
         _by_groups(ascent, way)
     _confirm(ascent)
-    return Allocation(ascent.reached, _notes(ascent, way), _counts(ascent))
+    return Allocation(ascent.reached, _notes(ascent), _counts(ascent))
 
 
 def _up(ascent: _Ascent, way: Trail) -> int:
@@ -254,7 +254,7 @@ def _climbed(room: Room, start: Array | None, bench: Bench) -> dict[str, Any]:
     }
 
 
-def _notes(ascent: _Ascent, way: Trail) -> tuple[str, ...]:
+def _notes(ascent: _Ascent) -> tuple[str, ...]:
     """Say what was reached, what stopped it, and which layers stopped where."""
     samples = f"{ascent.judges.guard.samples} samples held out"
     share = float(ascent.reached.sum()) / float(ascent.room.sizes.sum())
@@ -267,10 +267,10 @@ def _notes(ascent: _Ascent, way: Trail) -> tuple[str, ...]:
     said = f"adaptive: {100 * share:.1f} % zeros keep {terms} on {samples}: {ascent.ruling.text}"
     if int(ascent.reached.sum()) >= ascent.room.wanted:
         return (f"{said}; that is as much as was asked for",)
-    return (f"{said}; the next cut tried: {missed}", _stops(ascent, way))
+    return (f"{said}; the next cut tried: {missed}", _stops(ascent))
 
 
-def _stops(ascent: _Ascent, way: Trail) -> str:
+def _stops(ascent: _Ascent) -> str:
     """Say, for every layer, whether its next step was too much or it cannot be cut further."""
     shares = ascent.reached / np.maximum(1, ascent.room.sizes)
     full = [i for i in range(len(shares)) if ascent.reached[i] >= ascent.room.high[i]]

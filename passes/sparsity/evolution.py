@@ -143,7 +143,7 @@ class Evolution:
                 return child
         return None
 
-    def _admit(self, zeros: Array, reach: float, origin: str = "", limit: float = math.inf) -> None:
+    def _admit(self, zeros: Array, reach: float, limit: float = math.inf) -> None:
         """Try an allocation and let it live, unless few samples already speak against it."""
         key = zeros.tobytes()
         if key in self._seen:

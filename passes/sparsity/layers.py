@@ -47,8 +47,6 @@ _QUANTIZED: dict[tuple[str, str], tuple[int, ...]] = {
 }
 # Operators through which a zero of the first input stays a zero of the output.
 _VIEWS = ("Transpose", "Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Cast")
-
-
 _COMPUTED = "its weight is computed from other constants: put simplify before prune"
 
 
@@ -105,7 +103,7 @@ def find(model: ir.Model, selection: Selection) -> tuple[list[Layer], list[Skip]
     skipped.extend(selection.misses(nodes))
     chosen = []
     for weight in weights.values():
-        reason = _obstacle(weight, model, selection)
+        reason = _obstacle(weight, selection)
         if reason:
             skipped.append(Skip(weight.name, reason))
         else:
@@ -166,7 +164,7 @@ def _tensor(value: ir.Value) -> ir.TensorProtocol | None:
     return value.const_value if value.is_initializer() else g.constant(value)
 
 
-def _obstacle(weight: Layer, model: ir.Model, selection: Selection) -> str:
+def _obstacle(weight: Layer, selection: Selection) -> str:
     """Return why the tensor must be left alone, or an empty text."""
     if weight.value.is_graph_input():
         return g.OVERRIDABLE

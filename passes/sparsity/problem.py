@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 
@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from passes.sparsity.patterns import Pattern
 
 Array = np.ndarray[Any, Any]
-T = TypeVar("T")
 Criterion = Literal["magnitude", "wanda", "obs", "random"]
 Recovery = Literal["least_squares", "moments", "obs", "none"]
 
@@ -102,25 +101,3 @@ class Allocation:
 
 
 Strategy = Callable[[Problem], Allocation]
-
-
-class Bench(Protocol):
-    """Tries allocations: the model with so many zeros, on samples. Lives in the child process.
-
-    Layers are compensated for their zeros as far as can be done layer by layer, when the problem's
-    recovery is not none, so that what is compared is near to what will come out.
-    """
-
-    @property
-    def levels(self) -> Array:
-        """Densities that every layer is prepared at: float64, falling from 1.0."""
-
-    def loss(self, zeros: Array) -> float:
-        """Return the damage at the outputs (:mod:`converter.measure.damage`): 0 for none.
-
-        Args:
-            zeros: By layer: int64 (layers,); the nearest prepared levels are blended.
-        """
-
-    def expired(self) -> bool:
-        """Tell whether the user's time limit asks to stop and use the best so far."""

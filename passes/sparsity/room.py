@@ -38,15 +38,10 @@ class Room:
     wanted: int
 
     @staticmethod
-    def of(problem: Problem, *, wanted: int | None = None) -> Room:
-        """Return the bounds of a problem.
-
-        Args:
-            problem: Its tensors are read once, to count the zeros that are there.
-            wanted: Zeros; None: what the problem asks for.
-        """
+    def of(problem: Problem) -> Room:
+        """Return the bounds of a problem, whose tensors are read once, to count their zeros."""
         low = np.asarray([zeros_of(layer) for layer in problem.layers], np.int64)
-        return Room.between(problem.sizes, low, problem.wanted if wanted is None else wanted)
+        return Room.between(problem.sizes, low, problem.wanted)
 
     @staticmethod
     def between(sizes: Array, low: Array, wanted: int) -> Room:
