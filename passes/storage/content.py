@@ -47,6 +47,8 @@ _LEAST_BLOCK = 16
 _MOST_SIZES = 16
 """Columns that share a scale at least, and numbers of columns that are tried."""
 _NIBBLE = 8
+_MOST_ERROR = 0.25
+"""Largest error of rounding, relative to the largest element; 4 bits have 0.1."""
 _NODES: dict[Kind, int] = {"raw": 1, "half": 1, "scaled": 2, "palette": 2}
 TYPES = (np.float32, np.float16, np.int8, np.uint8)
 """Element types with a form; others stay as they are."""
@@ -191,7 +193,9 @@ def _scaled(array: Array, view: View, values: Values) -> Iterator[Content]:
             return
     if array.ndim >= _LOSSY_LEAST and values in ("int8", "int4"):
         bits = 8 if values == "int8" else 4
-        yield _gridded(grid.rounded(rows, bits), array, view, bits)
+        made = _gridded(grid.rounded(rows, bits), array, view, bits)
+        if made.error < _MOST_ERROR:  # it is not where weights are next to the smallest floats
+            yield made
 
 
 def _block_sizes(columns: int) -> list[int]:

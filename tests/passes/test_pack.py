@@ -303,3 +303,40 @@ def test_stack_traces_of_an_exporter_go_unless_they_are_wanted():
     assert b"stack_trace" not in texts[0]
     assert b"mine" in texts[0]
     assert b"stack_trace" in texts[1]
+
+
+def test_names_count_as_much_as_numbers():
+    name = "n" * 3000
+    model = model_from_text(
+        f"g (float[N,32] x) => (float[N,32] y) {{ y = MatMul (x, {name}) }}",
+        **{name: _random(32, 32, zeros=0.5)},
+    )
+    size = _size(model)
+    Pack().apply(model, _context())
+    assert _size(model) <= size
+
+
+def test_what_follows_from_the_rest_of_a_graph_goes_unless_it_is_wanted():
+    model = _net()
+    for node in model.graph:
+        if node.op_type == "Conv":
+            node.attributes["group"] = ir.AttrInt64("group", 1)
+            node.attributes["auto_pad"] = ir.AttrString("auto_pad", "NOTSET")
+    model = ir.from_proto(onnx.shape_inference.infer_shapes(ir.to_proto(model), data_prop=True))
+    named = {value.name: value for node in model.graph for value in node.outputs}
+    named["b"].shape = ir.Shape(["mine", 32, 12, 12])  # nobody else knows this name
+    other = model.clone()
+    outcome = Pack().apply(model, _context())
+    Pack(traces="keep").apply(other, _context())
+    small, large = ir.to_proto(model).graph, ir.to_proto(other).graph
+    declared = [{info.name for info in graph.value_info} for graph in (small, large)]
+    assert {"a", "c", "d", "e"} <= declared[1] - declared[0]
+    assert {"b", "first", "second"} <= declared[0]  # not known otherwise, or not without decoding
+    written = [{a.name for n in graph.node for a in n.attribute} for graph in (small, large)]
+    assert {"group", "auto_pad"} <= written[1] - written[0]
+    assert any("follow from the rest were dropped" in note for note in outcome.notes)
+    inferred = onnx.shape_inference.infer_shapes(ir.to_proto(model), strict_mode=True).graph
+    shapes = {i.name: str(i.type) for i in inferred.value_info}
+    assert {shapes[i.name] == str(i.type) for i in large.value_info if i.name != "b"} == {True}
+    for name, array in run(model, _feed()).items():
+        np.testing.assert_array_equal(array, run(other, _feed())[name])

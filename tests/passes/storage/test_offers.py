@@ -273,6 +273,14 @@ def test_vectors_are_rounded_to_float16_where_that_is_close_to_them() -> None:
     assert offers(Constant(values_[0], bias), 13, values="int8") == []
 
 
+def test_weights_below_the_smallest_scale_are_not_rounded_to_zero() -> None:
+    array = (np.random.default_rng(5).normal(size=(32, 64)) * 1e-41).astype(np.float32)
+    (value,) = _model([array], 13)[1]
+    constant = Constant(value, array, 32, 0, _view(array.shape))
+    for values in ("int8", "int4"):
+        assert all(offer.error == 0 for offer in offers(constant, 13, values=values))
+
+
 def test_a_pool_holds_no_more_than_it_may(tmp_path: Path) -> None:
     arrays = [_sparse((50, 60), 0.8, seed) for seed in range(5)]
     _, values = _model(arrays, 13)
