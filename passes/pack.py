@@ -21,6 +21,7 @@ from passes.storage.places import OLDEST_OPSET
 from passes.storage.recode import recode
 from passes.storage.settle import settle
 from passes.storage.size import stored_bytes
+from passes.storage.slim import slim
 from passes.storage.tell import alternatives, nothing, told
 from passes.storage.traces import drop_traces
 from passes.storage.unpack import unpack
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
     from converter.core.context import Context
+    from passes.storage.settle import Settled
 
 _WORTH_RAISING = 0.05
 """Share of the bytes of all constants that a newer opset must save."""
@@ -72,7 +74,8 @@ class Pack(Pass):
         float, Param("most time that decoding may take at load, ns per element", gt=0, le=10000)
     ] = 25.0
     traces: Annotated[
-        Literal["drop", "keep"], Param("an exporter's stack traces on nodes, often most of a graph")
+        Literal["drop", "keep"],
+        Param("stack traces, sizes and defaults an exporter wrote, often most of a graph"),
     ] = "drop"
     include: Annotated[tuple[str, ...], Param("nodes to take: name, glob or op:TYPE")] = ()
     exclude: Annotated[tuple[str, ...], Param("nodes whose constants stay as they are")] = ()
@@ -99,22 +102,34 @@ class Pack(Pass):
             text = f"nothing is packed: it cannot be proven to be undone, because {error.what}"
             return _unchanged([text], skipped)
         skipped += settled.skipped
-        traces = drop_traces(settled.packed) if self.traces == "drop" else 0
-        before, after = stored_bytes(model), stored_bytes(settled.packed)
+        packed, dropped = self._cleared(settled, context)
+        before, after = stored_bytes(model), stored_bytes(packed)
         if settled.proof is None or after > _WORTH * before:
             said = ["it is packed already"] if again else nothing(places, self.values)
             return _unchanged(said, skipped)
-        measured = run_time(settled.plain, settled.packed, self.max_slowdown, context)
+        measured = run_time(settled.plain, packed, self.max_slowdown, context)
         if measured is not None and measured.beyond(self.max_slowdown):
             text = f"left as it was: packed it takes {measured.ratio:.3f} times as long to run"
             return _unchanged([text], skipped)
-        take_over(model, settled.packed)
+        take_over(model, packed)
         members = [member for choice in settled.choices for member in choice.members]
         notes += told(members, settled.proof, measured)
         notes += alternatives(places, self.values, sum(member.after for member in members))
-        notes += [f"stack traces of the exporter were dropped: {traces} bytes"] * bool(traces)
+        notes += dropped
         counts = {"constants_packed": len(members), "bytes_before": before, "bytes_after": after}
         return Outcome(modified=True, counts=counts, skipped=tuple(skipped), notes=tuple(notes))
+
+    def _cleared(self, settled: Settled, context: Context) -> tuple[ir.Model, list[str]]:
+        """Return the packed model without what need not be in it, and what to say about that."""
+        if self.traces == "keep":
+            return settled.packed, []
+        traces = drop_traces(settled.packed)
+        packed, implied = slim(settled.plain, settled.packed, context)
+        said = {
+            "stack traces of the exporter were dropped": traces,
+            "sizes of inner values and attributes that follow from the rest were dropped": implied,
+        }
+        return packed, [f"{text}: {count} bytes" for text, count in said.items() if count]
 
     def _raise_opset(self, plain: ir.Model, selection: Selection, context: Context) -> list[str]:
         """Raise an opset that lacks operators of decoders, where that saves enough."""

@@ -33,6 +33,8 @@ _BLOCK = 32
 _WIDE = 8
 _DENSE = 0.7
 """Share of weights that are not zero, up to which a tensor counts as sparse."""
+_WIDE_DENSE = 0.95
+"""The same for 8 bits, where a grid that has zero as integer 0 rounds hardly worse."""
 _TABLE_BITS = {"int8": 8, "int4": 4, "none": 0}
 _WAYS = {
     "dequantize": "as 4- or 8-bit products (MatMulNBits in onnxruntime)",
@@ -134,7 +136,7 @@ class QuantizeWeights(Pass):
         wish = self._wish()
         array = weight.tensor.numpy()
         density = np.count_nonzero(array) / max(1, array.size)
-        if not 0.0 < density <= _DENSE:
+        if not 0.0 < density <= (_WIDE_DENSE if self.bits == _WIDE else _DENSE):
             return wish
         if self.block is None:
             shared = _BLOCK << round(-math.log2(density))
