@@ -9,6 +9,7 @@ the same operators run on the same bits, so results and run time are the same by
 from __future__ import annotations
 
 import hashlib
+import math
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto
 
@@ -154,6 +156,8 @@ class _Graph:
             content = self._tensor(tensor)
             free = names and tensor.name in known and self._proto.ir_version >= _FREE_INITIALIZERS
             known[tensor.name] = _join(known[tensor.name], content) if free else content
+        for sparse in graph.sparse_initializer:
+            known[sparse.values.name] = self._dense(sparse)
         for node in graph.node:
             self.nodes.add(node.name)
             key = _join(
@@ -198,6 +202,18 @@ class _Graph:
         else:
             state.update(onnx.numpy_helper.to_array(tensor).tobytes())
         return state.digest()
+
+    def _dense(self, sparse: onnx.SparseTensorProto) -> _Digest:
+        """Return the digest of a tensor that the file stores sparse: onnxruntime runs it dense."""
+        read = onnx.numpy_helper.to_array
+        values = read(sparse.values, str(self._folder))
+        at = read(sparse.indices, str(self._folder)).astype(np.int64)
+        shape = tuple(sparse.dims)
+        flat = at if at.ndim == 1 else np.ravel_multi_index(tuple(at.T), shape)
+        dense = np.zeros(math.prod(shape), values.dtype)
+        dense[flat] = values
+        made = TensorProto(data_type=sparse.values.data_type, dims=shape, raw_data=dense.tobytes())
+        return self._tensor(made)
 
     def _external(
         self, location: str, start: int, length: int, update: Callable[[bytes], None]
