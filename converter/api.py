@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -311,9 +312,12 @@ def bench(  # noqa: PLR0913 - the words of the command line, one argument each
     with tempfile.TemporaryDirectory(prefix="onnxpress-") as folder:
         settings = _settings(folder, loaded, threads, custom_op_library)
         paths = [materialize(model, Path(folder)) for model in loaded]
-        return measure(
+        found = measure(
             paths, dataset, settings=settings, seconds=seconds, progress=progress or Silent()
         )
+    # A model that onnxruntime cannot open as it lies there was written anew, under another name.
+    pairs = zip(found.models, models, strict=True)
+    return replace(found, models=tuple(replace(one, name=Path(path).name) for one, path in pairs))
 
 
 def inspect(

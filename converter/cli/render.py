@@ -316,7 +316,10 @@ def _inventory(console: Console, data: Data) -> None:
     for title, heads, cells, right in stored.tables(data):
         _title(console, title)
         _table(console, heads, cells, right=right)
-    for line in stored.remarks(data):
+    remarks = stored.remarks(data)
+    if remarks and not (data["packing"] or {}).get("savings"):
+        _title(console, "Packing")
+    for line in remarks:
         console.print(Padding(_text(line), (0, 0, 0, 2)))
 
 

@@ -73,10 +73,7 @@ def sparsified(model: ir.Model) -> tuple[ir.Model, tuple[str, ...]]:
         return model, (f"no tensor was written sparse: none has more zeros than {share}",)
     words = "1 tensor" if count == 1 else f"{count} tensors"
     note = f"{words} written as sparse initializers: {after} bytes instead of {before}"
-    return made, (
-        note,
-        f"{WARNING}. The pass pack stores zeros in less space and any tool reads it",
-    )
+    return made, (note, WARNING)
 
 
 def _sparse(tensor: ir.TensorProtocol | None) -> SparseTensor | None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from converter.core import registry
 from converter.core.forecast import Forecast, Forecaster
-from converter.core.graph import DEFAULT_DOMAINS, graphs, subgraphs, tensors, walk
+from converter.core.graph import DEFAULT_DOMAINS, footprint, graphs, subgraphs, tensors, walk
 from converter.core.packed import is_packed
 from converter.core.tensors import FileTensor
 from converter.errors import ConverterError, UnknownPassError
@@ -17,7 +17,7 @@ from converter.io.meta import CONTENT
 from converter.measure.sparsity import measure_sparsity
 from converter.report.decoded import look_into
 from converter.report.report import jsonable
-from converter.report.storage import SMALL, Packed, packed, uses
+from converter.report.storage import SMALL, Packed, packed, parameters, uses
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -92,7 +92,7 @@ class Inspection:
         custom_domains: Domains that are neither ONNX's own nor a model function's.
         subgraphs: Number of nested graphs.
         functions: Names of model functions.
-        parameters: Elements of all stored tensors.
+        parameters: Elements of all tensors, packed ones as what they decode to.
         tensor_bytes: Bytes of all stored tensors.
         by_type: Elements and bytes by element type.
         largest: The biggest tensors.
@@ -186,7 +186,7 @@ def inspect_model(
         custom_domains=_custom_domains(model),
         subgraphs=nested,
         functions=tuple("::".join(p for p in key[:2] if p) for key in model.functions),
-        parameters=sum(n for kind, (n, _) in weights.by_type.items() if kind != "string"),
+        parameters=parameters(model, found, footprint(model).parameters),
         tensor_bytes=nbytes,
         by_type=dict(sorted(weights.by_type.items(), key=lambda item: -item[1][1])),
         largest=tuple(sorted(weights.facts, key=_by_size)[:TOP]),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ class FileFacts:
         name: File name without its folder; empty for a model that only lives in memory.
         nbytes: Size on disk with external data.
         digest: SHA-256 over its files as hex; empty when not computed.
-        footprint: Nodes, parameters, tensor bytes.
+        footprint: Nodes, parameters (packed ones as what they decode to), tensor bytes.
         opsets: Operator-set versions by domain (``ai.onnx`` for the default one).
         ir_version: Version of the file format.
         files: Names of external data files.
@@ -56,15 +56,17 @@ class FileFacts:
         from converter.core.graph import footprint
         from converter.io.compressed import content_bytes
         from converter.io.meta import CONTENT
+        from converter.report.storage import packed, parameters
         from converter.report.zeros import zero_share
 
         figures = footprint(model)
+        count = parameters(model, packed(model, read=False), figures.parameters)
         content = model.meta.get(CONTENT) or (content_bytes(files[0]) if files else None)
         return cls(
             name=files[0].name if files else "",
             nbytes=sum(file.stat().st_size for file in files),
             digest=digest,
-            footprint=figures,
+            footprint=replace(figures, parameters=count),
             opsets={domain or "ai.onnx": v for domain, v in sorted(model.opset_imports.items())},
             ir_version=model.ir_version,
             files=tuple(file.name for file in files[1:]),

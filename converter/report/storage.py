@@ -14,7 +14,14 @@ from dataclasses import dataclass, field
 import numpy as np
 import onnx_ir as ir
 
-from converter.core.graph import DEFAULT_DOMAINS, constant, constant_array, graphs, subgraphs
+from converter.core.graph import (
+    DEFAULT_DOMAINS,
+    constant,
+    constant_array,
+    graphs,
+    subgraphs,
+    tensors,
+)
 from converter.measure.sparsity import count_zeros
 from converter.ops.summed import MICROSOFT, View, views_of
 
@@ -84,14 +91,33 @@ class Packed:
     tensors: tuple[Decoded, ...] = ()
 
 
-def packed(model: ir.Model) -> list[Packed]:
-    """List what is stored in another form than it is used in, in the order of the graphs."""
+def packed(model: ir.Model, *, read: bool = True) -> list[Packed]:
+    """List what is stored in another form than it is used in, in the order of the graphs.
+
+    Args:
+        model: The model.
+        read: Read tensors, to count zeros.
+    """
     found: list[Packed] = []
     for graph in graphs(model):
         computed, order = _computed(graph)
-        found += [_describe(one) for one in _groups(order, computed)]
+        found += [_describe(one, read=read) for one in _groups(order, computed)]
         found += [one for node in graph if (one := _blocks(node)) is not None]
     return [one for one in found if _is_smaller(one)]
+
+
+def parameters(model: ir.Model, groups: Iterable[Packed], stored: int) -> int:
+    """Count the numbers that layers compute with: of decoded tensors those that come out.
+
+    Args:
+        model: The model.
+        groups: What :func:`packed` found in it.
+        stored: Elements of all stored tensors.
+    """
+    told = [one for one in groups if one.elements is not None]
+    read = {identity for one in told for identity in one.stored}
+    replaced = sum(tensor.size for tensor in tensors(model) if id(tensor) in read)
+    return stored - replaced + sum(one.elements or 0 for one in told)
 
 
 def _is_smaller(group: Packed) -> bool:
@@ -176,7 +202,7 @@ def _upstream(end: ir.Value, computed: set[int]) -> tuple[list[ir.Node], list[ir
     return list(nodes.values()), list(stored.values())
 
 
-def _describe(group: _Group) -> Packed:
+def _describe(group: _Group, *, read: bool) -> Packed:
     operators = {node.op_type for node in group.nodes.values()}
     form = next((name for wanted, name in _FORMS if wanted <= operators), _UNNAMED)
     tensors = [t for v in group.stored.values() if (t := constant(v)) is not None]
@@ -192,7 +218,7 @@ def _describe(group: _Group) -> Packed:
         kinds=kinds,
         elements=elements,
         nbytes=sum(t.nbytes for t in tensors),
-        zeros=_zeros(form, group, elements),
+        zeros=_zeros(form, group, elements) if read else None,
         stored=frozenset(id(t) for t in tensors),
         encoded=frozenset(id(t) for t in tensors if not (form in _PLAIN and t.size == elements)),
     )

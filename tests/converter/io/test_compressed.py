@@ -79,7 +79,8 @@ def test_every_function_takes_such_files(plain: Path, tmp_path: Path) -> None:
     packed = converter.save(converter.load(plain), tmp_path / "p.onnx.zst")
     verdict = converter.verify(plain, packed, budget="size<=1.0x")
     assert verdict.passed
-    assert converter.bench(packed, seconds=0.1).to_dict()["models"]
+    (timing,) = converter.bench(packed, seconds=0.1).to_dict()["models"]
+    assert timing["model"] == packed.name
     found = converter.inspect(packed)
     assert (found.content, found.nbytes) == (plain.stat().st_size, packed.stat().st_size)
     assert found.external_files == ()

@@ -14,9 +14,11 @@ import converter
 from converter.cli.render import render
 from converter.core import registry
 from converter.core.forecast import Forecast, Saving
+from converter.core.graph import footprint
 from converter.errors import ParameterError, UnknownPassError
 from converter.report import decoded, inspection
 from converter.report.inspection import forecast_packing, inspect_model
+from converter.report.report import FileFacts
 from converter.report.storage import packed
 
 NET = Path(__file__).parents[3] / "fixtures" / "digits_resnet.onnx"
@@ -221,3 +223,12 @@ def test_a_pass_that_cannot_tell_is_no_error(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(registry, "get", missing)
     assert forecast_packing(scaled()) is None
+
+
+def test_parameters_are_what_layers_compute_with() -> None:
+    model = scaled()
+    assert footprint(model).parameters == 128 + 8
+    assert inspect_model(model).parameters == 128
+    assert FileFacts.of(model, ()).footprint.parameters == 128
+    plain = converter.load(NET)
+    assert inspect_model(plain).parameters == footprint(plain).parameters
