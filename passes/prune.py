@@ -144,7 +144,8 @@ class Prune(Pass):
         wrong = [name for name, set_ in given.items() if set_]
         if wrong:
             raise ParameterError(
-                f"threshold decides by absolute value alone, so {' and '.join(wrong)} mean nothing",
+                "threshold decides by absolute value alone, so there is nothing to decide for "
+                + " and ".join(wrong),
                 where="prune",
                 allowed="prune:threshold=0.01 with recover, include and exclude",
                 hint="give sparsity instead of threshold",
@@ -161,13 +162,14 @@ class Prune(Pass):
                 allowed="one of them",
                 hint="leave scope out",
             )
-        if pattern.share is not None and name not in (None, "local"):
+        if pattern.share is not None and (name or self.scope) not in (None, "local"):
+            word = "allocation" if name else "scope"
             raise ParameterError(
                 f"pattern={self.pattern} makes the same share of every tensor zero, so there is "
-                f"nothing for allocation={name} to decide",
+                f"nothing for {word}={name or self.scope} to decide",
                 where="prune",
-                allowed="allocation=local, or none",
-                hint="leave allocation out, or take a pattern like 1x4",
+                allowed=f"{word}=local, or none",
+                hint=f"leave {word} out, or take a pattern like 1x4",
             )
         if name in BOUNDED and self.steps > 1:
             raise ParameterError(

@@ -137,9 +137,8 @@ def tell(account: Account, first: Sequence[int], last: Sequence[Counted]) -> Non
         )
     dead = sum(1 for each in last if each.size and each.after == each.size)
     if dead:
-        account.notes.append(
-            f"{dead} weight tensors are zero throughout now: the share is too high"
-        )
+        tensors = "1 weight tensor is" if dead == 1 else f"{dead} weight tensors are"
+        account.notes.append(f"{tensors} zero throughout now: the share is too high")
     account.notes += _spread(last)
 
 

@@ -69,6 +69,10 @@ _UNMENDED = (
 )
 
 
+_SEEN = 0.0005
+"""A difference of shares that shows in reports."""
+
+
 class Pruning:
     """One run of the pass.
 
@@ -98,6 +102,7 @@ class Pruning:
             if changed and order.recover != "none":
                 self._account.repair(self.recovered(model, last))
         counted.tell(self._account, first or [], last)
+        self._tell_rest(last)
         if modified and order.recover == "none" and self._context.dataset is None:
             self._account.notes.append(_UNMENDED)
         self._explain(last)
@@ -224,6 +229,19 @@ class Pruning:
         if self._order.recover != "none":
             self.recovered(clone, found, samples)
         return clone
+
+    def _tell_rest(self, last: Sequence[Counted]) -> None:
+        """Say why there are fewer zeros than a pattern makes where all its groups are full."""
+        pattern = self._order.pattern
+        full = sum(each.size for each in last)
+        if not full or pattern.share is None:
+            return
+        reached = sum(each.after for each in last) / full
+        if reached < pattern.share - _SEEN:
+            self._account.notes.append(
+                f"{100 * reached:.1f} % zeros instead of {100 * pattern.share:.4g} %: where what "
+                f"an output sums over is no multiple of {pattern.second}, the rest stays as it is"
+            )
 
     def _explain(self, last: Sequence[Counted]) -> None:
         """Answer what became of the weights of the nodes that the user asked about."""

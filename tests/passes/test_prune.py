@@ -150,8 +150,11 @@ def test_parameters_exclude_each_other() -> None:
         Prune(threshold=float("inf"))
     with pytest.raises(ParameterError, match=r"(?s)sparsity.*scope"):
         Prune(sparsity=1.0, scope="everywhere")
-    with pytest.raises(ParameterError, match="pattern=2:4 makes 0.5"):
+    with pytest.raises(ParameterError, match=r"pattern=2:4 makes 0\.5"):
         Prune(pattern="2:4", sparsity=0.0)
+    with pytest.raises(ParameterError, match="nothing for scope=global to decide"):
+        Prune(pattern="2:4", scope="global")
+    assert Prune(pattern="2:4", scope="local").sparsity == 0.5
     assert Prune(pattern="1:3", sparsity=0.67) == Prune(pattern="1:3")
     assert Prune(include=["a"]).include == ("a",)
     assert Prune() == Prune(sparsity=0.5)
