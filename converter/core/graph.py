@@ -112,6 +112,17 @@ def set_constant(value: ir.Value, data: Array | ir.TensorProtocol) -> None:
     value.shape = ir.Shape(tensor.shape.numpy())
 
 
+def replace_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
+    """Give a constant, initializer or output of a Constant node, another tensor of its shape."""
+    producer = value.producer()
+    if producer is None:
+        set_constant(value, tensor)
+        return
+    producer.attributes["value"] = ir.AttrTensor("value", tensor)
+    if value.const_value is not None:
+        value.const_value = tensor
+
+
 class Names:
     """Names used anywhere in a model; hands out new ones. Make one per run: it costs a walk."""
 

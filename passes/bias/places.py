@@ -237,11 +237,4 @@ def _replace(model: ir.Model, node: ir.Node, position: int, array: Array) -> boo
 
 def _overwrite(value: ir.Value | None, array: Array) -> None:
     assert value is not None
-    if value.is_initializer():
-        g.set_constant(value, array)
-        return
-    producer = value.producer()
-    assert producer is not None
-    producer.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
-    if value.const_value is not None:
-        value.const_value = ir.tensor(array)
+    g.replace_tensor(value, ir.tensor(array))

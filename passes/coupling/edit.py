@@ -75,11 +75,7 @@ class Edit:
 
 def set_constant(value: ir.Value, array: Array) -> None:
     """Give a constant new contents: an initializer or a Constant node with a tensor."""
-    producer = value.producer()
-    if producer is None:
-        g.set_constant(value, array)
-        return
     tensor = ir.tensor(array, name=value.name)
-    producer.attributes["value"] = ir.AttrTensor("value", tensor)
+    g.replace_tensor(value, tensor)
     value.type = ir.TensorType(tensor.dtype)
     value.shape = ir.Shape(tensor.shape.numpy())

@@ -15,7 +15,7 @@ import onnx_ir as ir
 
 from converter.core import graph as g
 from passes.equalization.flow import Flow, Side
-from passes.equalization.layers import Array, Layer, owned, replace_constant
+from passes.equalization.layers import Array, Layer, owned
 from passes.equalization.observe import Seen
 from passes.equalization.operators import bounds
 
@@ -137,4 +137,4 @@ def _add(layer: Layer, amount: Array) -> None:
     array = g.constant_array(layer.bias)
     assert array is not None
     moved = array.astype(np.float64) + amount.reshape(array.shape)
-    replace_constant(layer.bias, ir.tensor(moved.astype(np.float32)))
+    g.replace_tensor(layer.bias, ir.tensor(moved.astype(np.float32)))

@@ -150,7 +150,7 @@ def scale_weight(layer: Layer, inputs: Array, outputs: Array) -> None:
 
     tensor = g.constant(layer.weight)
     assert tensor is not None
-    replace_constant(layer.weight, MappedTensor(tensor, rescale, name=tensor.name))
+    g.replace_tensor(layer.weight, MappedTensor(tensor, rescale, name=tensor.name))
 
 
 def scale_vector(value: ir.Value, factors: Array) -> None:
@@ -159,19 +159,7 @@ def scale_vector(value: ir.Value, factors: Array) -> None:
     assert tensor is not None
     array = tensor.numpy()
     scaled = array.reshape(-1, factors.size).astype(np.float64) * factors
-    replace_constant(value, ir.tensor(scaled.astype(array.dtype).reshape(array.shape)))
-
-
-def replace_constant(value: ir.Value, tensor: ir.TensorProtocol) -> None:
-    """Give a constant, initializer or node, another tensor of its type and shape."""
-    if value.is_initializer():
-        g.set_constant(value, tensor)
-        return
-    producer = value.producer()
-    assert producer is not None
-    producer.attributes["value"] = ir.AttrTensor("value", tensor)
-    if value.const_value is not None:
-        value.const_value = tensor
+    g.replace_tensor(value, ir.tensor(scaled.astype(array.dtype).reshape(array.shape)))
 
 
 def _not_constant(weight: ir.Value | None) -> str:

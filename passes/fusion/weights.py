@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from converter.core.graph import constant, set_constant
+from converter.core.graph import constant, replace_tensor
 from converter.core.tensors import MappedTensor, chunks
 from passes.fusion.layer import Layer, Layout, dims_of
 from passes.rewriting import sizes
@@ -295,10 +295,6 @@ def set_weight(
         base = (old.name if old is not None else None) or name or "weight"
         work.set_input(node, index, work.new_constant(node, base, data))
         return
-    producer = old.producer()
-    if producer is None:
-        set_constant(old, data)
-    else:
-        data.name = before.name
-        producer.attributes["value"] = ir.AttrTensor("value", data)
+    data.name = before.name
+    replace_tensor(old, data)
     work.edits += 1

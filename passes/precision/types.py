@@ -118,16 +118,10 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
 
 def set_constant_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
     """Give an initializer or the output of a Constant node another tensor."""
-    if value.is_initializer():
-        g.set_constant(value, tensor)
-        return
     producer = value.producer()
-    assert producer is not None
-    for name in _NUMBERS:
+    for name in _NUMBERS if producer is not None else ():
         producer.attributes.pop(name, None)
-    producer.attributes["value"] = ir.AttrTensor("value", tensor)
-    if value.const_value is not None:
-        value.const_value = tensor
+    g.replace_tensor(value, tensor)
     value.type = ir.TensorType(tensor.dtype)
 
 

@@ -186,15 +186,7 @@ def assign(layer: Layer, choice: Choice) -> bool:
     tensor: ir.TensorProtocol = MappedTensor(old, function, name=old.name)
     if tensor.nbytes <= _EAGER_BYTES:
         tensor = ir.tensor(tensor.numpy(), dtype=tensor.dtype, name=old.name)
-    value = layer.value
-    if value.is_initializer():
-        g.set_constant(value, tensor)
-    else:
-        producer = value.producer()
-        assert producer is not None
-        producer.attributes["value"] = ir.AttrTensor("value", tensor)
-        if value.const_value is not None:
-            value.const_value = tensor
+    g.replace_tensor(layer.value, tensor)
     layer.tensor = tensor
     mark(layer)
     return True

@@ -183,14 +183,7 @@ class Prepared:
         import onnx_ir as ir
 
         tensor = ir.tensor(weight, dtype=self.layer.tensor.dtype, name=self.layer.tensor.name)
-        if self.layer.value.is_initializer():
-            g.set_constant(self.layer.value, tensor)
-            return
-        producer = self.layer.value.producer()
-        assert producer is not None
-        producer.attributes["value"] = ir.AttrTensor("value", tensor)
-        if self.layer.value.const_value is not None:
-            self.layer.value.const_value = tensor
+        g.replace_tensor(self.layer.value, tensor)
 
 
 def ranks_of(scores: Array, weights: Array) -> Array:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -13,12 +13,12 @@ from converter.core import graph as g
 from converter.core.contract import Skip
 from converter.core.packed import DECODER, is_decoder
 from passes.encoding.build import Builder, drop
+from passes.storage.content import Values
 from passes.storage.find import Place, has_negative_zeros
 from passes.storage.form import Constant, Member, Offer, Pool
 from passes.storage.offers import offers, pooled
 
 Array = np.ndarray[Any, Any]
-Values = Literal["exact", "float16", "int8", "int4"]
 
 _GAIN = 0.97
 _LEAST_SAVED = 64
@@ -241,13 +241,6 @@ def rounded(places: Sequence[Place], choices: Iterable[Choice]) -> None:
     for choice in choices:
         for member in choice.members:
             if member.error or member.signed:
-                _set(places[member.index].value, member.decoded())
-
-
-def _set(value: ir.Value, array: Array) -> None:
-    tensor = ir.tensor(array, dtype=value.dtype, name=value.name)
-    producer = value.producer()
-    if producer is None:
-        g.set_constant(value, tensor)
-    else:
-        producer.attributes["value"] = ir.AttrTensor("value", tensor)
+                value = places[member.index].value
+                tensor = ir.tensor(member.decoded(), dtype=value.dtype, name=value.name)
+                g.replace_tensor(value, tensor)

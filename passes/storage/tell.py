@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from converter.core.tensors import chunks
-from passes.storage.choose import Chosen, Values
+from passes.storage.choose import Chosen
+from passes.storage.content import Values
 from passes.storage.find import Place
 
 if TYPE_CHECKING:

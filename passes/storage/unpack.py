@@ -17,6 +17,7 @@ from converter.core import graph as g
 from converter.core.contract import Outcome, Skip
 from converter.core.packed import DECODER, is_decoder
 from converter.errors import ConverterError
+from passes.encoding.build import drop
 from passes.rewriting.purity import is_repeatable
 from passes.storage.part import WIDER, Part
 
@@ -216,15 +217,5 @@ def _put(front: ir.Value, array: Array, chain: _Chain) -> None:
         read = [value for value in node.inputs if value is not None]
         node.graph.remove(node, safe=True)
         for value in dict.fromkeys(read):
-            _drop(value)
-
-
-def _drop(value: ir.Value) -> None:
-    if g.constant(value) is None or value.uses() or value.is_graph_output():
-        return
-    producer = value.producer()
-    if producer is not None:
-        if producer.graph is not None:
-            producer.graph.remove(producer, safe=True)
-    elif value.graph is not None and value.name is not None:
-        value.graph.initializers.pop(value.name, None)
+            if g.constant(value) is not None:
+                drop(value)
