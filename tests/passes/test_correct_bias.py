@@ -195,8 +195,8 @@ class TestWholeModels:
     @pytest.mark.parametrize(
         ("name", "text", "gain"),
         [
-            ("digits_resnet", "simplify,prune:sparsity=0.5", 6.0),
-            ("digits_resnet", "prune:sparsity=0.5", 6.0),
+            ("digits_resnet", "simplify,prune:sparsity=0.5,recover=none", 6.0),
+            ("digits_resnet", "prune:sparsity=0.5,recover=none", 6.0),
             (
                 "digits_depthwise",
                 "simplify,quantize:method=minmax,speed=max,per_channel=false",
