@@ -35,7 +35,9 @@ if TYPE_CHECKING:
 _WORTH_RAISING = 0.05
 """Share of the bytes of all constants that a newer opset must save."""
 _WORTH = 0.99
-"""A file is rewritten only if its constants and nodes shrink to this share."""
+_WORTH_AGAIN = 0.95
+"""A file is rewritten only if its constants and nodes shrink to this share, a packed one to the
+second: rounded weights show what fits them only when they are looked at once more."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +106,7 @@ class Pack(Pass):
         skipped += settled.skipped
         packed, dropped = self._cleared(settled, context)
         before, after = stored_bytes(model), stored_bytes(packed)
-        if settled.proof is None or after > _WORTH * before:
+        if settled.proof is None or after > (_WORTH_AGAIN if again else _WORTH) * before:
             said = ["it is packed already"] if again else nothing(places, self.values)
             return _unchanged(said, skipped)
         measured = run_time(settled.plain, packed, self.max_slowdown, context)

@@ -353,3 +353,14 @@ def test_what_follows_from_the_rest_of_a_graph_goes_unless_it_is_wanted():
     assert {name: shapes[name] for name in "abcd"} == {name: known[name] for name in "abcd"}
     for name, array in run(model, _feed()).items():
         np.testing.assert_array_equal(array, run(other, _feed())[name])
+
+
+def test_a_packed_model_stays_where_another_look_brings_little():
+    nodes = " ".join(f"x{i + 1} = MatMul (x{i}, w{i})" for i in range(60))
+    model = model_from_text(
+        f"g (float[N,8] x0) => (float[N,8] x60) {{ {nodes} }}",
+        **{f"w{i}": _random(8, 8, seed=i, zeros=0.5) for i in range(60)},
+    )
+    Pack(values="int8").apply(model, _context())
+    assert is_packed(model)
+    assert not Pack().apply(model, _context()).modified
