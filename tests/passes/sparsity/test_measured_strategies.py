@@ -2,53 +2,33 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from four_layers import TOTAL, WIDTHS, correlated, divergence
+from four_layers import network as four_layers
 
 import converter
 from converter.core import graph as g
 from converter.errors import DataError, MissingDataError, ParameterError
 from tests.support import model_from_text, run
 
-WIDTHS = (12, 48, 40, 32, 5)
-TAILS = (0.0, 3.0, 0.5, 0.0)
+ADAPTIVE = "prune:allocation=adaptive,population=4,generations=3"
+GENETIC = "prune:sparsity=0.75,allocation=genetic,population=5,generations=3"
 
 
-def network(seed: int = 0) -> ir.Model:
-    """Four layers whose weights matter differently: the spread of their sizes differs."""
-    rng = np.random.default_rng(seed)
-    constants: dict[str, np.ndarray] = {}
-    for i, (inputs, outputs) in enumerate(pairwise(WIDTHS)):
-        weight = rng.standard_normal((inputs, outputs)) / np.sqrt(inputs)
-        weight *= np.abs(rng.standard_normal(weight.shape)) ** TAILS[i]
-        constants[f"w{i}"] = weight.astype(np.float32)
-        constants[f"b{i}"] = (0.1 * rng.standard_normal(outputs)).astype(np.float32)
-    return model_from_text(
-        """
-        g (float[N,12] x) => (float[N,5] y) {
-            a0 = Gemm(x, w0, b0)
-            r0 = Relu(a0)
-            a1 = Gemm(r0, w1, b1)
-            r1 = Relu(a1)
-            a2 = Gemm(r1, w2, b2)
-            r2 = Relu(a2)
-            y = Gemm(r2, w3, b3)
-        }
-        """,
-        **constants,
-    )
+def network() -> ir.Model:
+    """The weights of the second layer are spread widest."""
+    return four_layers((0.0, 3.0, 0.5, 0.0))
 
 
 def inputs(count: int, seed: int = 0) -> np.ndarray:
     """Correlated inputs, of which the last two are always zero."""
-    rng = np.random.default_rng(1000 + seed)
-    base = rng.standard_normal((count, 4)) @ np.random.default_rng(7).standard_normal((4, 12))
-    base[:, -2:] = 0.0
-    return (base + 0.0).astype(np.float32)
+    found = correlated(count, seed)
+    found[:, -2:] = 0.0
+    return found
 
 
 def pruned(spec: str, *, count: int = 128, **given: Any) -> Any:
@@ -65,15 +45,7 @@ def zeros(artifact: Any) -> tuple[int, list[int]]:
 
 def damage(artifact: Any, seed: int = 5) -> float:
     """Mean divergence on inputs that nobody has seen."""
-    feed = {"x": inputs(512, seed)}
-    old, new = run(network(), feed)["y"], run(artifact.model, feed)["y"]
-    first, second = (s - np.log(np.exp(s).sum(1, keepdims=True)) for s in (old, new))
-    return float((np.exp(first) * (first - second)).sum(1).mean())
-
-
-TOTAL = sum(a * b for a, b in pairwise(WIDTHS))
-ADAPTIVE = "prune:allocation=adaptive,population=4,generations=3"
-GENETIC = "prune:sparsity=0.75,allocation=genetic,population=5,generations=3"
+    return divergence(network(), artifact.model, inputs(512, seed))
 
 
 @pytest.fixture(scope="module")

@@ -2,56 +2,30 @@
 
 from __future__ import annotations
 
-from itertools import pairwise, product
+from itertools import product
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 import pytest
+from four_layers import TOTAL, correlated, divergence
+from four_layers import network as four_layers
 
 import converter
 from converter.core import graph as g
 from passes.sparsity.exchange import Curve, cheapest, fine, isotonic
-from tests.support import model_from_text, run
+from tests.support import model_from_text
 
-WIDTHS = (12, 48, 40, 32, 5)
-TOTAL = sum(a * b for a, b in pairwise(WIDTHS))
 PRUNE = "prune:sparsity=0.75,recover=least_squares,allocation="
 
 
-def network(seed: int = 0) -> ir.Model:
-    """Four layers; the weights of the later ones are spread wider."""
-    rng = np.random.default_rng(seed)
-    constants: dict[str, np.ndarray] = {}
-    for i, (inputs, outputs) in enumerate(pairwise(WIDTHS)):
-        weight = rng.standard_normal((inputs, outputs)) / np.sqrt(inputs)
-        weight *= np.abs(rng.standard_normal(weight.shape)) ** (0.5 * i)
-        constants[f"w{i}"] = weight.astype(np.float32)
-        constants[f"b{i}"] = (0.1 * rng.standard_normal(outputs)).astype(np.float32)
-    return model_from_text(
-        """
-        g (float[N,12] x) => (float[N,5] y) {
-            a0 = Gemm(x, w0, b0)
-            r0 = Relu(a0)
-            a1 = Gemm(r0, w1, b1)
-            r1 = Relu(a1)
-            a2 = Gemm(r1, w2, b2)
-            r2 = Relu(a2)
-            y = Gemm(r2, w3, b3)
-        }
-        """,
-        **constants,
-    )
-
-
-def inputs(count: int, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(1000 + seed)
-    base = rng.standard_normal((count, 4)) @ np.random.default_rng(7).standard_normal((4, 12))
-    return base.astype(np.float32)
+def network() -> ir.Model:
+    """The weights of the later layers are spread wider."""
+    return four_layers((0.0, 0.5, 1.0, 1.5))
 
 
 def pruned(allocation: str, *, count: int = 128, model: ir.Model | None = None) -> Any:
-    data = {"x": inputs(count)} if count else None
+    data = {"x": correlated(count)} if count else None
     source = network() if model is None else model
     return converter.convert(source, passes=PRUNE + allocation, data=data, verify=False)
 
@@ -64,10 +38,7 @@ def zeros(artifact: Any) -> int:
 
 def damage(artifact: Any) -> float:
     """Mean divergence on inputs that nobody has seen."""
-    feed = {"x": inputs(512, 5)}
-    old, new = run(network(), feed)["y"], run(artifact.model, feed)["y"]
-    first, second = (s - np.log(np.exp(s).sum(1, keepdims=True)) for s in (old, new))
-    return float((np.exp(first) * (first - second)).sum(1).mean())
+    return divergence(network(), artifact.model, correlated(512, 5))
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +75,7 @@ def test_few_samples_serve_for_both() -> None:
 
 
 def test_without_recovery_masks_alone_are_compared() -> None:
-    data = {"x": inputs(64)}
+    data = {"x": correlated(64)}
     made = [
         converter.convert(
             network(), passes=f"prune:sparsity=0.6,recover=none,allocation={a}", data=data
