@@ -37,8 +37,9 @@ _CLOSE = 1.12
 _SHORTER = (1.0, 0.5)
 """Parts of the way to what an epoch found that are fitted and judged."""
 _FINALISTS = 6
-_BRED, _STARTED = 1, 2
-"""Of what was bred and of what it started from so many are built and judged like the result."""
+_BRED = 1
+"""Of what was bred so many are built and judged like the result, and all that it started from: few
+samples misjudge these most, the farther they are from where layers were worked out."""
 _CLEARLY = 1.15
 """Factor between damages on held-out samples from which on a difference is clear ..."""
 _CLEARLY_BUILT = 1.05
@@ -181,11 +182,11 @@ class Breeding:
         return [*sorted(self.tried, key=lambda each: each.loss)[:_FINALISTS], *self._starts()]
 
     def finalists(self) -> list[Tried]:
-        """Return what is worth to be built: the best that were bred, and the best starts."""
+        """Return what is worth to be built: the best that were bred, and the starts."""
         bred = [each for each in self._ranked() if each.name not in self.task.starts]
         bred.sort(key=lambda each: each.loss + each.held)
         starts = sorted(self._starts(), key=lambda each: each.loss + each.held)
-        return [*bred[:_BRED], *starts[:_STARTED]]
+        return [*bred[:_BRED], *starts]
 
 
 def genetic(problem: Problem) -> Allocation:

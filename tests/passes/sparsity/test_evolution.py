@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, cast
+
 import numpy as np
 import pytest
 
 from passes.sparsity.evolution import Evolution, Plan
+from passes.sparsity.genetic import Breeding, Task, Tried
 from passes.sparsity.room import Room
 from passes.sparsity.trail import Climb, rungs
+
+if TYPE_CHECKING:
+    from passes.sparsity.bench import Bench
 
 SIZES = np.asarray([400, 3_000, 9_000, 600, 20_000, 50, 5_000], np.int64)
 SENSITIVITY = np.asarray([9.0, 2.0, 0.5, 6.0, 0.1, 3.0, 1.0])
@@ -116,6 +122,19 @@ def test_losses_that_are_no_numbers_never_win() -> None:
     made = Evolution(room(0.7), broken, np.random.default_rng(0))
     made.run([uniform(0.7)], Plan(8, 4))
     assert np.isfinite(made.survivors[0].loss)
+
+
+def test_all_starts_are_built_whatever_few_samples_say_of_them() -> None:
+    even = room(0.5).fitted(uniform(0.5))
+    task = Task(
+        room(0.5), {"lamp": even, "erk": even, "local": even}, Plan(4, 3), np.random.default_rng(0)
+    )
+    tried = [
+        Tried(name, even, loss, loss)
+        for name, loss in (("local", 9.0), ("generation 3", 0.1), ("lamp", 0.2), ("erk", 0.3))
+    ]
+    breeding = Breeding(task, cast("Bench", None), tried)
+    assert [each.name for each in breeding.finalists()] == ["generation 3", "lamp", "erk", "local"]
 
 
 def test_the_way_up_is_better_than_uniform_at_every_total() -> None:
