@@ -175,7 +175,8 @@ def _fusible(weight: Weight) -> bool:
     node, graph = uses[0].node, weight.value.graph
     if weight.value.is_initializer() and graph is not node.graph:
         return False
-    return weight.single and weight.matrices() and _plain(node) and not _joins_activation(node)
+    late = _joins_activation(node) or _is_clipped(node)
+    return weight.single and weight.matrices() and _plain(node) and not late
 
 
 def _joins_activation(node: ir.Node) -> bool:
@@ -190,6 +191,18 @@ def _joins_activation(node: ir.Node) -> bool:
         if (shape is not None and len(shape) > 2) or not g.is_op(last, "Add"):
             return False
     return last is not None and g.is_op(only_user(last.outputs[0]), *_JOINED)
+
+
+def _is_clipped(node: ir.Node) -> bool:
+    """Tell whether what uses the product cuts it off, as a step of quantization could do.
+
+    onnxruntime takes both for one group then, finds no integers behind it, and fuses nothing: the
+    weight would become float with every run, which takes three times as long as the product.
+    """
+    clip = only_user(node.outputs[0])
+    if not g.is_op(clip, "Relu", "Clip") or clip is None:
+        return False
+    return only_user(clip.outputs[0]) is not None
 
 
 def _plain(node: ir.Node) -> bool:

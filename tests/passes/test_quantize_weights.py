@@ -114,6 +114,25 @@ def test_activations_keep_no_dequantization_at_run_time(rank, body, activation, 
     assert rank == 2 or "MatMulNBits" in left
 
 
+@pytest.mark.parametrize("bits", [4, 8])
+@pytest.mark.parametrize("body", ["b = Relu(a)", "b = Clip(a, low, high)"])
+@pytest.mark.parametrize("product", ["MatMul(x, w)", "Gemm(x, w)"])
+def test_cut_off_products_keep_no_dequantization_between_others(product, body, bits, tmp_path):
+    model = model_from_text(
+        f"g (float[N,64] x) => (float[N,64] y) {{ a = {product} {body} y = MatMul(b, v) }}",
+        opset=21,
+        w=graphs.random(0, 64, 64) * 0.1,
+        v=graphs.random(1, 64, 64) * 0.1,
+        low=np.float32(0),
+        high=np.float32(6),
+    )
+    assert _apply(model, bits=bits, **_RTN).modified
+    graphs.session(model, "all", tmp_path / "o.onnx")
+    left = [n.op_type for n in onnx.load(tmp_path / "o.onnx").graph.node]
+    assert "DequantizeLinear" not in left
+    assert "MatMulNBits" in left
+
+
 def test_products_of_older_opsets_are_raised_for_when_there_are_enough():
     model, feed = graphs.matmul(opset=13)
     before = graphs.outputs(model, feed)
