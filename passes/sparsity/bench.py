@@ -27,6 +27,7 @@ from passes.reconstruction.linear import Linear, install, linear_of
 from passes.reconstruction.order import advanced, rearrange
 from passes.removal.samples import samples_for
 from passes.rounding.gptq import MOST_COLUMNS
+from passes.sparsity.levels import levels_of, points_around, points_towards
 from passes.sparsity.prepared import Fits, Prepared, ranks_in_units
 from passes.sparsity.room import Room
 from passes.sparsity.samples import Samples, chosen
@@ -47,16 +48,6 @@ _PARTS: tuple[Part, ...] = ("trial", "few", "held", "wide")
 
 _MOST_BYTES = 256 << 20
 """Worked out weights that are held in memory; more lie in files."""
-_LEVELS = ((8_000_000, 10), (60_000_000, 8))
-_LEAST_LEVELS = 6
-"""Levels by number of weights."""
-_DEEPEST = 0.2
-_LEAST_DENSITY = 0.008
-"""The last level has this part of the density of all layers together, and no less."""
-_NEAR = (0.25, 0.35, 0.5, 0.65, 0.8, 0.9, 1.1, 1.25, 1.5, 2.0, 3.0)
-"""Densities around that of an allocation, as multiples of it; large models take every other."""
-_WAY = 6
-"""Steps in which weights go until an allocation is reached, where each decides the next."""
 _TRIALS, _LEAST_TRIALS = 128, 16
 _WORK = 2.5e10
 """Multiply-accumulates of one run: half a second on one core."""
@@ -171,7 +162,7 @@ class Bench:
     ) -> None:
         self.problem = problem
         self.room = Room.of(problem)
-        self.levels = self._levels()
+        self.levels = levels_of(self.room)
         self.note = ""
         self.runs = 0
         self.samples = Samples(*[batches] * 5)
@@ -217,7 +208,7 @@ class Bench:
         for i, prepared in enumerate(self._prepared):
             if prepared.fits is not None:
                 prepared.fits.drop()
-            key, points = f"worked-{i}", self._points(prepared, int(zeros[i]))
+            key, points = f"worked-{i}", points_around(prepared, int(zeros[i]), self.levels)
             prepared.fits = Fits(points, self._store, key) if prepared.node else None
         self._walk(zeros, self.samples.fit)
 
@@ -247,8 +238,10 @@ class Bench:
 
     def points(self, layer: int) -> Array:
         """Return the numbers of zeros that a layer was worked out for: int64, ascending."""
-        fits = self._prepared[layer].fits
-        return self._points(self._prepared[layer], 0) if fits is None else fits.points
+        prepared = self._prepared[layer]
+        if prepared.fits is None:
+            return points_around(prepared, 0, self.levels)
+        return prepared.fits.points
 
     def errors(self, layer: int) -> Array:
         """Return what is left of the error of a layer's output at its points: float64, rising.
@@ -344,30 +337,11 @@ class Bench:
         found: Sequence[Batch] = getattr(self.samples, part)
         return found
 
-    def _levels(self) -> Array:
-        """Return densities at equal ratios."""
-        total = int(self.room.sizes.sum())
-        count = next((n for most, n in _LEVELS if total <= most), _LEAST_LEVELS)
-        density = 1.0 - self.room.wanted / max(1, total)
-        last = min(1.0, max(_LEAST_DENSITY, _DEEPEST * density))
-        return np.asarray(np.geomspace(1.0, last, count))
-
-    def _points(self, prepared: Prepared, here: int) -> Array:
-        """Return the numbers of zeros that a layer is worked out for; ``here`` is one of them."""
-        densities = self.levels
-        if here > prepared.least:
-            near = np.asarray(_NEAR[:: 1 + (len(self.levels) < _LEVELS[0][1])])
-            densities = np.append(near * (1.0 - here / prepared.size), 1.0)
-        counts = np.round((1.0 - np.minimum(densities, 1.0)) * prepared.size).astype(np.int64)
-        return np.unique(np.clip([*counts, here], prepared.least, prepared.size))
-
     def _way(self, prepared: Prepared, here: int) -> Array:
-        """Return the numbers of zeros on the way to one; that alone where masks are given."""
-        here = max(here, prepared.least)
-        left = max(1, prepared.size - here)
-        kept = np.geomspace(max(left, prepared.size - prepared.least), left, _WAY)
-        way = np.round(prepared.size - kept).astype(np.int64)[1:-1]
-        return np.unique([*(way if self._chooses else ()), here]).astype(np.int64)
+        """Return the numbers of zeros that a layer is fitted at; one where masks are given."""
+        if self._chooses:
+            return points_towards(prepared, here)
+        return np.asarray([max(here, prepared.least)], np.int64)
 
     def _expect(self) -> None:
         for part in _PARTS:
