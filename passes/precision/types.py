@@ -119,8 +119,9 @@ def constant_tensor(value: ir.Value | None) -> ir.TensorProtocol | None:
 def set_constant_tensor(value: ir.Value, tensor: ir.TensorProtocol) -> None:
     """Give an initializer or the output of a Constant node another tensor."""
     producer = value.producer()
-    for name in _NUMBERS if producer is not None else ():
-        producer.attributes.pop(name, None)
+    if producer is not None:
+        for name in _NUMBERS:
+            producer.attributes.pop(name, None)
     g.replace_tensor(value, tensor)
     value.type = ir.TensorType(tensor.dtype)
 
