@@ -47,8 +47,8 @@ _LEAST_BLOCK = 16
 _MOST_SIZES = 16
 """Columns that share a scale at least, and numbers of columns that are tried."""
 _NIBBLE = 8
-_MOST_ERROR = 0.25
-"""Largest error of rounding, relative to the largest element; 4 bits have 0.1."""
+_MOST_NOISE = 0.5
+"""Most that rounding may take of the sum of squares; 4 bits take a hundredth."""
 _NODES: dict[Kind, int] = {"raw": 1, "half": 1, "scaled": 2, "palette": 2}
 TYPES = (np.float32, np.float16, np.int8, np.uint8)
 """Element types with a form; others stay as they are."""
@@ -194,7 +194,7 @@ def _scaled(array: Array, view: View, values: Values) -> Iterator[Content]:
     if array.ndim >= _LOSSY_LEAST and values in ("int8", "int4"):
         bits = 8 if values == "int8" else 4
         made = _gridded(grid.rounded(rows, bits), array, view, bits)
-        if made.error < _MOST_ERROR:  # it is not where weights are next to the smallest floats
+        if _share(made.decoded() - array, array) < _MOST_NOISE:  # else next to the smallest floats
             yield made
 
 
@@ -266,6 +266,12 @@ def _distinct(array: Array, most: int) -> Array | None:
         if found.size > most:
             return None
     return found
+
+
+def _share(part: Array, whole: Array) -> float:
+    """Return the ratio of two sums of squares; 0 when the second is."""
+    total = np.square(whole, dtype=np.float64).sum()
+    return float(np.square(part, dtype=np.float64).sum() / total) if total else 0.0
 
 
 def _error(new: Array, old: Array) -> float:

@@ -281,6 +281,14 @@ def test_weights_below_the_smallest_scale_are_not_rounded_to_zero() -> None:
         assert all(offer.error == 0 for offer in offers(constant, 13, values=values))
 
 
+@pytest.mark.parametrize("values", ["int8", "int4"])
+def test_long_rows_are_rounded(values: Any) -> None:
+    array = np.random.default_rng(5).normal(size=(8, 8192)).astype(np.float32)
+    (value,) = _model([array], 13)[1]
+    found = offers(Constant(value, array, 8, 0, _view(array.shape)), 13, values=values)
+    assert values in {offer.form for offer in found}
+
+
 def test_a_pool_holds_no_more_than_it_may(tmp_path: Path) -> None:
     arrays = [_sparse((50, 60), 0.8, seed) for seed in range(5)]
     _, values = _model(arrays, 13)
