@@ -15,7 +15,7 @@ import numpy as np
 from converter.measure.damage import divergence
 
 Array = np.ndarray[Any, Any]
-MEASURES = ("KL divergence", "relative error")
+MEASURES = ("KL divergence (squared mean root)", "relative error")
 
 
 @dataclass
