@@ -124,10 +124,10 @@ def tell(account: Account, first: Sequence[int], last: Sequence[Counted]) -> Non
     total = sum(each.size for each in last)
     before, after = sum(first), sum(each.after for each in last)
     account.counts |= {
-        "weights_zeroed": float(after - before),
-        "weights_total": float(total),
-        "zeros_before": float(before),
-        "zeros_after": float(after),
+        "weights_zeroed": after - before,
+        "weights_total": total,
+        "zeros_before": before,
+        "zeros_after": after,
         "sparsity": after / total if total else 0.0,
     }
     if after > before:
