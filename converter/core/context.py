@@ -11,7 +11,7 @@ import hashlib
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from converter.core.analysis import Analysis, AnalysisCache
@@ -53,6 +53,16 @@ class Limits:
         if self.deadline is None:
             return False
         return time.monotonic() > self.deadline - (1.0 - share) * self.seconds
+
+    def extended(self, seconds: float) -> Limits:
+        """Return bounds for long work of a known size; a limit of the user stays what it is.
+
+        A limit that nobody set would let the speed of the machine decide what is found.
+        """
+        if self.patience == self.seconds:
+            return self
+        seconds = max(self.seconds, seconds)
+        return replace(self, seconds=seconds, patience=seconds)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from passes.importance.channels import CRITERIA, Evidence, observe_powers, score
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.core.context import Batch, Context, Limits
+    from converter.core.context import Batch, Context
     from converter.coupling.structure import Component, Coupling
     from passes.allocation.cost import Cost
 
@@ -121,7 +121,7 @@ def _measured(
             wanted,
             batches,
             settings=context.settings,
-            limits=_limits(context),
+            limits=context.settings.limits.extended(_MOST_SECONDS),
             on_progress=context.progress.advance,
             task="measuring what channels are worth",
         )
@@ -202,15 +202,3 @@ def _fewer(source: Source) -> list[Batch]:
     if total <= most:
         return list(source.batches)
     return spread(source.batches, most, divisible=divisible(source.model))
-
-
-def _limits(context: Context) -> Limits:
-    """Return bounds for many runs in a row: their work is chosen, so only the user ends it early.
-
-    A limit that nobody set would let the speed of the machine decide what is measured.
-    """
-    limits = context.settings.limits
-    if limits.patience == limits.seconds:
-        return limits
-    seconds = max(limits.seconds, _MOST_SECONDS)
-    return replace(limits, seconds=seconds, patience=seconds)

@@ -39,7 +39,7 @@ from passes.tuning.store import Budget
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.core.context import Batch, Limits, RunSettings
+    from converter.core.context import Batch, RunSettings
 
 Array = np.ndarray[Any, Any]
 _HELD = 8
@@ -94,21 +94,13 @@ def reconstruct(  # noqa: PLR0913 - two models, the data and how
             task,
             batches,
             settings,
-            limits=_limits(settings.limits),
+            limits=settings.limits.extended(_MOST_SECONDS),
             on_progress=progress.advance,
             task="recovering the layers",
         )
     finally:
         progress.stop()
     return _taken(student, pairs, skipped, found)
-
-
-def _limits(limits: Limits) -> Limits:
-    """Let a long fit go on: its work is known. A limit of the user stays what it is."""
-    if limits.patience == limits.seconds:
-        return limits
-    seconds = max(limits.seconds, _MOST_SECONDS)
-    return replace(limits, seconds=seconds, patience=seconds)
 
 
 def _taken(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
@@ -38,7 +37,7 @@ from passes.tuning.store import Budget, Store
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-    from converter.core.context import Arrays, Batch, Limits, RunSettings
+    from converter.core.context import Arrays, Batch, RunSettings
     from passes.sparsity.problem import Problem
 
 Array = np.ndarray[Any, Any]
@@ -88,21 +87,13 @@ def measured(problem: Problem, task: Callable[[Bench], T], *, samples: int = _TR
             list(batches),
             partial(_with, task=task, samples=samples, macs=macs, note=note),
             context.settings,
-            limits=_limits(context.settings.limits),
+            limits=context.settings.limits.extended(_MOST_SECONDS),
             on_progress=context.progress.advance,
             task="trying numbers of zeros",
         )
     finally:
         context.progress.stop()
     return found
-
-
-def _limits(limits: Limits) -> Limits:
-    """Let long trials go on: their work is known. A limit of the user stays what it is."""
-    if limits.patience == limits.seconds:
-        return limits
-    seconds = max(limits.seconds, _MOST_SECONDS)
-    return replace(limits, seconds=seconds, patience=seconds)
 
 
 def _macs(problem: Problem) -> float:
