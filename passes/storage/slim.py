@@ -13,8 +13,7 @@ import onnx
 from converter.core import graph as g
 from converter.core.packed import is_decoder
 from converter.errors import ConverterError
-from converter.execution import sandbox
-from converter.io.skeleton import to_skeleton
+from converter.measure.declared import redundant
 from passes.storage.prove import prove
 from passes.storage.size import stored_bytes
 
@@ -83,7 +82,6 @@ def _drop_declarations(model: ir.Model, context: Context) -> int:
 
     Those that decoders make stay declared: tools that do not run decoders see the weights' sizes.
     """
-    proto, _ = to_skeleton(model)
     made = {
         value.name: value
         for node in model.graph
@@ -91,40 +89,10 @@ def _drop_declarations(model: ir.Model, context: Context) -> int:
         for value in node.outputs
         if value.name and not value.is_graph_output() and not value.metadata_props
     }
-    claims = {info.name: info for info in proto.graph.value_info if info.name in made}
-    if not claims:
-        return 0
-    claimed = {name: _text(info) for name, info in claims.items() if not info.doc_string}
-    limits = context.settings.limits
     try:
-        again: list[str] = sandbox.call(
-            _inferred, proto, claimed, limits=limits, task="inferring shapes"
-        )
+        found = redundant(model, made, context.settings.limits)
     except ConverterError:
         return 0
-    for name in again:
+    for name in found:
         made[name].type = made[name].shape = None
-    return sum(claims[name].ByteSize() + _TAGS for name in again)
-
-
-def _inferred(proto: onnx.ModelProto, claimed: dict[str, bytes]) -> list[str]:
-    """Return the names of values that are inferred to be what was claimed of them.
-
-    What cannot be left out is a claim that inference starts from the next time.
-    """
-    claims = list(proto.graph.value_info)
-    gone = set(claimed)
-    while gone:
-        del proto.graph.value_info[:]
-        proto.graph.value_info.extend(info for info in claims if info.name not in gone)
-        found = onnx.shape_inference.infer_shapes(proto).graph.value_info
-        again = {info.name for info in found if claimed.get(info.name) == _text(info)} & gone
-        if again == gone:
-            break
-        gone = again
-    return sorted(gone)
-
-
-def _text(info: onnx.ValueInfoProto) -> bytes:
-    text: bytes = info.type.SerializeToString(deterministic=True)
-    return text
+    return sum(size + _TAGS for size in found.values())
