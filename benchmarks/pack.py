@@ -16,7 +16,6 @@ the pruned file, to compare with.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -33,9 +32,18 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from benchmarks import latency  # noqa: E402
-from benchmarks.prune_channels import tasks  # noqa: E402
 from benchmarks.prune_weights import zeros  # noqa: E402
-from benchmarks.pruning_tasks import Feed, Judged, Task, first_feed, opened, run  # noqa: E402
+from benchmarks.pruning_tasks import (  # noqa: E402
+    Feed,
+    Judged,
+    Task,
+    first_feed,
+    opened,
+    parser_of,
+    print_head,
+    run,
+    tasks,
+)
 
 Array = np.ndarray[Any, Any]
 WAYS = {
@@ -256,23 +264,17 @@ def rows(task: Task, percent: int, options: argparse.Namespace, folder: Path) ->
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--digits", type=Path, help="folder that hard_digits.py wrote")
-    parser.add_argument("--zoo", type=Path, default=os.environ.get("CONVERTER_ZOO"))
+    parser = parser_of(__doc__)
     parser.add_argument("--shares", type=int, nargs="+", default=[50, 80, 90])
     parser.add_argument("--samples", type=int, default=64, help="that calibrate; 0: no data")
     parser.add_argument("--way", action="append", default=[], metavar="NAME[=PASSES]")
     parser.add_argument("--peers", action="store_true", help="sparse_initializer and float16, too")
     parser.add_argument("--judge", action="store_true", help="points lost against the original")
     parser.add_argument("--rounds", type=int, default=7, help="of latency; 0 leaves it out")
-    parser.add_argument("--work", type=Path, help="keep files and what the command said here")
     options = parser.parse_args()
     pairs = (way.partition("=") for way in options.way)
     options.ways = {name: passes or WAYS[name] for name, _, passes in pairs} or WAYS
-    print(HEAD + "\n" + "| --- " * HEAD.count(" | ") + "| --- |")
+    print_head(HEAD)
     with tempfile.TemporaryDirectory() as spare:
         folder = options.work or Path(spare)
         folder.mkdir(parents=True, exist_ok=True)

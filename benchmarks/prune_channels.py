@@ -16,7 +16,6 @@ megabytes of the command. ``--peer`` names a Python that has onnxsim, measured a
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -24,7 +23,17 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import latency
-from benchmarks.pruning_tasks import Cost, Digits, Judged, Task, first_feed, macs, run, zoo_task
+from benchmarks.pruning_tasks import (
+    Cost,
+    Judged,
+    Task,
+    first_feed,
+    macs,
+    parser_of,
+    print_head,
+    run,
+    tasks,
+)
 
 PASSES = "prune_channels:flops={keep}"
 # Points that may be lost: (model, samples) -> per cent removed -> points.
@@ -121,47 +130,18 @@ def rows(task: Task, samples: int, options: argparse.Namespace, folder: Path) ->
             print("| " + " | ".join(line) + " |", flush=True)
 
 
-def tasks(options: argparse.Namespace) -> list[Task]:
-    """Return the chosen models: of the folder of digits, and of the zoo."""
-    found: list[Task] = []
-    if options.digits:
-        files = sorted(options.digits.glob("*.onnx"))
-        found += [Digits(path) for path in files if _chosen(path.stem, options.names)]
-    if options.zoo:
-        sys.path.insert(0, str(options.zoo))
-        import evaluate  # type: ignore[import-not-found]
-
-        replaced = dict(name.split("=", 1) for name in options.names if "=" in name)
-        for path in sorted((options.zoo / "models").glob("*.onnx")):
-            if path.stem in replaced:
-                found.append(zoo_task(evaluate, path.name, Path(replaced[path.stem])))
-            elif _chosen(path.stem, options.names):
-                found.append(zoo_task(evaluate, path.name, path))
-    return found
-
-
-def _chosen(stem: str, names: list[str]) -> bool:
-    return not names or stem in names
-
-
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--digits", type=Path, help="folder that hard_digits.py wrote")
-    parser.add_argument("--zoo", type=Path, default=os.environ.get("CONVERTER_ZOO"))
+    parser = parser_of(__doc__)
     parser.add_argument("--cuts", type=int, nargs="+", help="per cent removed; default: BARS")
     parser.add_argument("--samples", type=int, nargs="+", default=[512])
     parser.add_argument("--passes", default=PASSES, help="with {keep} for the share to keep")
     parser.add_argument("--peer", action="append", default=[], metavar="PYTHON")
     parser.add_argument("--rounds", type=int, default=7, help="of latency; 0 leaves it out")
-    parser.add_argument("--work", type=Path, help="keep files and what the command said here")
     options = parser.parse_args()
     if not options.digits and not options.zoo:
         raise SystemExit("nothing to measure: give --digits FOLDER or --zoo FOLDER")
-    print(HEAD + "\n" + "| --- " * HEAD.count(" | ") + "| --- |")
+    print_head(HEAD)
     with tempfile.TemporaryDirectory() as spare:
         for task in tasks(options):
             for samples in options.samples:

@@ -16,7 +16,6 @@ shares. ``NAME=FILE`` judges FILE as the zoo's model NAME.
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -25,8 +24,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from benchmarks.prune_channels import cells, tasks
-from benchmarks.pruning_tasks import Cost, Task, run
+from benchmarks.prune_channels import cells
+from benchmarks.pruning_tasks import Cost, Task, parser_of, print_head, run, tasks
 
 # How to prune; what needs data is left out where there is none.
 WAYS = {
@@ -131,12 +130,7 @@ def show(task: Task, line: list[str], target: Path, cost: Cost, bars: dict[int, 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("names", nargs="*", metavar="NAME")
-    parser.add_argument("--digits", type=Path, help="folder that hard_digits.py wrote")
-    parser.add_argument("--zoo", type=Path, default=os.environ.get("CONVERTER_ZOO"))
+    parser = parser_of(__doc__)
     parser.add_argument("--shares", type=int, nargs="+", help="per cent of zeros; default: BARS")
     parser.add_argument("--samples", type=int, nargs="+", default=[512])
     parser.add_argument(
@@ -148,14 +142,13 @@ def main() -> None:
     )
     parser.add_argument("--peer", action="append", default=[], metavar="PYTHON")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, help="keep files and what the command said here")
     options = parser.parse_args()
     if not options.digits and not options.zoo:
         raise SystemExit("nothing to measure: give --digits FOLDER or --zoo FOLDER")
     pairs = (way.partition("=") for way in options.way)
     chosen = {name: passes or WAYS[name] for name, _, passes in pairs}
     options.ways = chosen or ({} if options.peer else WAYS)
-    print(HEAD + "\n" + "| --- " * HEAD.count(" | ") + "| --- |")
+    print_head(HEAD)
     with tempfile.TemporaryDirectory() as spare:
         for task in tasks(options):
             for samples in options.samples:

@@ -1,4 +1,4 @@
-"""Models for ``prune_channels.py``: what calibrates them, what judges them, and what they cost.
+"""Models for the benchmarks of pruning: what calibrates them, what judges them, and what they cost.
 
 Each task has a model, samples without labels for calibration, and other samples that judge. Costs
 are counted here again, from the shapes that onnxruntime reports, not by the code that is measured.
@@ -6,6 +6,7 @@ are counted here again, from the shapes that onnxruntime reports, not by the cod
 
 from __future__ import annotations
 
+import argparse
 import math
 import os
 import subprocess
@@ -270,3 +271,43 @@ def first_feed(data: Path) -> Feed:
     if data.is_dir():
         return dict(np.load(sorted(data.glob("*.npz"))[0]))
     return {name: array[:1] for name, array in np.load(data).items()}
+
+
+def parser_of(about: str | None) -> argparse.ArgumentParser:
+    """Return a parser of the arguments that say which models, and where files go."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("names", nargs="*", metavar="NAME")
+    parser.add_argument("--digits", type=Path, help="folder that hard_digits.py wrote")
+    parser.add_argument("--zoo", type=Path, default=os.environ.get("CONVERTER_ZOO"))
+    parser.add_argument("--work", type=Path, help="keep files and what the command said here")
+    return parser
+
+
+def tasks(options: argparse.Namespace) -> list[Task]:
+    """Return the chosen models: of the folder of digits, and of the zoo."""
+    found: list[Task] = []
+    if options.digits:
+        files = sorted(options.digits.glob("*.onnx"))
+        found += [Digits(path) for path in files if _asked(path.stem, options.names)]
+    if options.zoo:
+        sys.path.insert(0, str(options.zoo))
+        import evaluate  # type: ignore[import-not-found]
+
+        replaced = dict(name.split("=", 1) for name in options.names if "=" in name)
+        for path in sorted((options.zoo / "models").glob("*.onnx")):
+            if path.stem in replaced:
+                found.append(zoo_task(evaluate, path.name, Path(replaced[path.stem])))
+            elif _asked(path.stem, options.names):
+                found.append(zoo_task(evaluate, path.name, path))
+    return found
+
+
+def _asked(stem: str, names: list[str]) -> bool:
+    return not names or stem in names
+
+
+def print_head(head: str) -> None:
+    """Print the first two lines of a table."""
+    print(head + "\n" + "| --- " * head.count(" | ") + "| --- |")
