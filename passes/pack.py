@@ -129,7 +129,8 @@ class Pack(Pass):
         packed, implied = slim(settled.plain, settled.packed, context)
         said = {
             "stack traces of the exporter were dropped": traces,
-            "sizes of inner values and attributes that follow from the rest were dropped": implied,
+            "sizes and attributes that follow from the rest, and names that quantizers gave to "
+            "scales and inner values, were dropped": implied,
         }
         return packed, [f"{text}: {count} bytes" for text, count in said.items() if count]
 

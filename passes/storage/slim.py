@@ -15,6 +15,7 @@ from converter.core.packed import is_decoder
 from converter.errors import ConverterError
 from converter.measure.declared import redundant
 from passes.storage.prove import prove
+from passes.storage.shorten import shorten
 from passes.storage.size import stored_bytes
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ _TAGS = 4
 
 
 def slim(plain: ir.Model, packed: ir.Model, context: Context) -> tuple[ir.Model, int]:
-    """Leave out of a packed model what follows from the rest of it.
+    """Leave out of a packed model what follows from the rest of it, and long names of quantizers.
 
     Args:
         plain: The same model with plain constants.
@@ -40,7 +41,7 @@ def slim(plain: ir.Model, packed: ir.Model, context: Context) -> tuple[ir.Model,
         little, or where onnxruntime would make something else of it.
     """
     smaller = packed.clone()
-    saved = _drop_defaults(smaller) + _drop_declarations(smaller, context)
+    saved = _drop_defaults(smaller) + _drop_declarations(smaller, context) + shorten(smaller)
     if saved < _WORTH * stored_bytes(packed):
         return packed, 0
     try:
