@@ -6,13 +6,13 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from converter.core.forecast import UNASKED_BYTES
 from converter.report import words as w
 
 Data = Mapping[str, Any]
 Row = tuple[object, ...]
 Table = tuple[str, tuple[str, ...], Sequence[Row], Sequence[int]]
 _MOST = 10
-_UNASKED = 256 << 20  # bytes above which inspection tries packing only when told to
 _FEW = 0.01  # zeros below this share are no pattern worth a word
 
 
@@ -38,7 +38,7 @@ def remarks(data: Data) -> list[str]:
     """Return what there is to say about packing."""
     packing = data["packing"]
     if packing is None:
-        large = data["tensor_bytes"] > _UNASKED
+        large = data["tensor_bytes"] > UNASKED_BYTES
         return ["what packing would bring: --packing (it reads all weights)"] if large else []
     if not packing["savings"] and not packing["notes"]:
         return ["packing would bring nothing"]

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Protocol, runtime_checkable
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+UNASKED_BYTES = 256 << 20
+"""Bytes of tensors up to which inspection asks passes by itself what they would bring."""
+
 
 @dataclass(frozen=True)
 class Saving:

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from converter.core import registry
-from converter.core.forecast import Forecast, Forecaster
+from converter.core.forecast import UNASKED_BYTES, Forecast, Forecaster
 from converter.core.graph import DEFAULT_DOMAINS, footprint, graphs, subgraphs, tensors, walk
 from converter.core.packed import is_packed
 from converter.core.tensors import FileTensor
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     import onnx_ir as ir
 
 TOP = 10
-PACKING_BYTES = 256 << 20
-"""Bytes of tensors up to which inspection tries by itself what packing would bring."""
 
 _QUANTIZED_OPS = frozenset(
     {
@@ -156,7 +154,7 @@ def inspect_model(
     Args:
         model: A loaded model.
         path: The file it came from, for sizes on disk.
-        packing: Try what the pass ``pack`` would bring; None: up to :data:`PACKING_BYTES`.
+        packing: Try what the pass ``pack`` would bring; None: up to :data:`UNASKED_BYTES`.
     """
     operators: Counter[str] = Counter()
     nested = 0
@@ -201,7 +199,7 @@ def inspect_model(
 
 
 def _wanted(packing: bool | None, nbytes: int) -> bool:  # noqa: FBT001 - passed on
-    return nbytes <= PACKING_BYTES if packing is None else packing
+    return nbytes <= UNASKED_BYTES if packing is None else packing
 
 
 def forecast_packing(model: ir.Model) -> Forecast | None:

@@ -205,7 +205,7 @@ def test_what_packing_would_bring(monkeypatch: pytest.MonkeyPatch) -> None:
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["packing"]["saved"] == 700
     assert inspect_model(scaled(), packing=False).packing is None
-    monkeypatch.setattr(inspection, "PACKING_BYTES", 10)
+    monkeypatch.setattr(inspection, "UNASKED_BYTES", 10)
     assert inspect_model(scaled()).packing is None
     assert inspect_model(scaled(), packing=True).packing is not None
 
