@@ -31,10 +31,6 @@ class Curve:
         zeros = np.unique([low, *inner, max(low, high)])
         return Curve(zeros, np.interp(zeros, self.zeros, self.losses))
 
-    def rising(self) -> Curve:
-        """Return the nearest curve that never falls: what falls is noise."""
-        return Curve(self.zeros, isotonic(self.losses))
-
     def hull(self) -> Curve:
         """Return the lower convex hull: what two layers can reach by exchanging zeros."""
         kept: list[int] = []

@@ -203,7 +203,7 @@ def genetic(problem: Problem) -> Allocation:
     room = Room.of(problem)
     starts = {name: room.fitted(each(problem).zeros) for name, each in STARTS.items()}
     if room.fixed:
-        return Allocation(starts["lamp"], ("evolution: there is nothing to decide",))
+        return Allocation(starts["lamp"], ("genetic: there is nothing to decide",))
     plan = Plan(problem.population, problem.generations)
     epochs = min(_EPOCHS, max(1, problem.generations // _LEAST))
     task = Task(room, starts, plan, problem.context.rng("prune genetic"), epochs)
@@ -248,7 +248,7 @@ def _searched(task: Task, bench: Bench) -> dict[str, Any]:
 def _notes(found: Mapping[str, Any]) -> tuple[str, ...]:
     compared = ", ".join(f"{name} {held:.4g}" for name, held in found["starts"].items())
     said = (
-        f"evolution: took {found['name']}; {found['population']} allocations over "
+        f"genetic: took {found['name']}; {found['population']} allocations over "
         f"{found['generations']} generations, {found['runs']} measured, {found['rejected']} given "
         f"up early, {found['fitted']} fitted; on samples that the search did not see the damage is "
         f"{found['held']:.4g}, of what it started from: {compared}"

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 Array = np.ndarray[Any, Any]
 
-OLDEST_OPSET = 7
+_OLDEST_DENSE = 7
 """First opset whose Mul broadcasts; forms with positions or tables need 11."""
 MOST_TOGETHER = 1 << 24
 """Elements of one pool; larger constants have a decoder of their own."""
@@ -104,7 +104,7 @@ def _possible(one: pool.Stored, opset: int) -> bool:
     if one.constant.array.size > places.MOST_ELEMENTS and (one.width or one.content.bits < 8):
         return False
     simple = one.width == places.DENSE and one.content.kind != "palette" and one.content.bits >= 8
-    return opset >= (OLDEST_OPSET if simple else places.OLDEST_OPSET)
+    return opset >= (_OLDEST_DENSE if simple else places.OLDEST_OPSET)
 
 
 def _parts(order: list[pool.Stored], most: int) -> list[list[pool.Stored]]:
