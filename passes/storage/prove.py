@@ -229,7 +229,7 @@ class _Graph:
 
 
 def _defaults(op_type: str, domain: str, version: int) -> dict[str, bytes]:
-    """Return attributes at their defaults; a mode of padding that means none counts as one."""
+    """Return by name, as bytes, the attributes that an operator has where they are not written."""
     try:
         schema = onnx.defs.get_schema(op_type, version, domain)
     except onnx.defs.SchemaError:
