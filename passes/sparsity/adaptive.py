@@ -134,8 +134,8 @@ def adaptive(problem: Problem) -> Allocation:
     if not judges.before.holds:
         said = f"adaptive: nothing becomes zero, {judges.terms} is missed before: "
         return Allocation(room.low, (said + judges.before.text,))
-    if room.fixed:
-        return Allocation(room.fitted(room.low), ("adaptive: there is nothing to decide",))
+    if room.wanted == int(room.low.sum()):
+        return Allocation(room.low, ("adaptive: as many weights as asked for are zero already",))
     ascent = _Ascent(problem, judges, room, room.low.copy())
     way = _way(problem, room, None)
     missed = _up(ascent, way)
@@ -197,6 +197,8 @@ def _rearrange(ascent: _Ascent) -> None:
     """Share the zeros that are reached out better, if the model that is built is better then."""
     problem = ascent.problem
     room = ascent.room.to(int(ascent.reached.sum()))
+    if room.fixed:
+        return
     same = replace(problem, share=room.wanted / max(1, int(room.sizes.sum())))
     starts = {name: room.fitted(each(same).zeros) for name, each in STARTS.items()}
     starts["way"] = ascent.reached

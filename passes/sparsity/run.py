@@ -86,6 +86,7 @@ class Pruning:
         self._context = context
         self._account = Account()
         self._recoverer: Recoverer | None = None
+        self._teacher: ir.Model | None = None  # stays None where nothing is to be made up for
 
     def run(self, model: ir.Model) -> Outcome:
         """Prune a model in place and say what was done."""
@@ -99,7 +100,7 @@ class Pruning:
             self._context.progress.stop()
             modified = modified or changed
             first = [each.before for each in last] if first is None else first
-            if changed and order.recover != "none":
+            if changed and self._teacher is not None:
                 self._account.repair(self.recovered(model, last))
         counted.tell(self._account, first or [], last)
         self._tell_rest(last)
@@ -147,7 +148,7 @@ class Pruning:
             found, skipped = self._decided(model, layers, share)
         self._account.skipped += skipped
         changed = [masks.assign(each.layer, each.choice) for each in found]
-        return found, any(changed) or (again and self._order.recover != "none")
+        return found, any(changed) or (again and self._teacher is not None)
 
     def _plans(self, layers: Sequence[Layer], share: float | None) -> list[Plan] | None:
         """Return plans for the rules that look at sizes alone; None for all others."""
@@ -210,6 +211,7 @@ class Pruning:
         """Fit a pruned model in place to what it was before."""
         order = self._order
         if self._recoverer is None:
+            assert self._teacher is not None
             self._recoverer = Recoverer(self._teacher, self._context, order.recover)
             self._account.notes.append(self._recoverer.said)
         choose = order.pattern if order.recover == "obs" else None

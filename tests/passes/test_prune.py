@@ -11,6 +11,7 @@ import onnx_ir as ir
 import pytest
 from support import model_from_text, run
 
+import converter
 from converter.core import graph as g
 from converter.core.context import Context
 from converter.core.tensors import FileHandle, FileTensor, MappedTensor
@@ -434,6 +435,18 @@ def test_model_without_weights() -> None:
     outcome = Prune().apply(model, Context())
     assert not outcome.modified
     assert outcome.counts["sparsity"] == 0.0
+
+
+def test_steps_with_data_leave_a_model_alone_in_which_nothing_may_be_pruned() -> None:
+    text = """g (float[4,4] x) => (float[4,4] y) {
+        T = Transpose (W)
+        a = MatMul (x, T)
+        y = Add (a, W)
+    }"""
+    data = {"x": np.ones((16, 4, 4), np.float32)}
+    model = model_from_text(text, W=np.arange(16, dtype=np.float32).reshape(4, 4))
+    found = converter.convert(model, passes="prune:steps=3", data=data)
+    assert not found.report.steps[0].outcome.modified
 
 
 def test_notes_are_honest() -> None:

@@ -113,6 +113,15 @@ def test_adaptive_is_better_than_uniform_at_the_total_it_reaches(adapted: Any) -
     assert damage(adapted) < damage(even)
 
 
+def test_adaptive_keeps_the_budget_of_one_layer() -> None:
+    weight = np.random.default_rng(0).standard_normal((12, 5)).astype(np.float32)
+    model = model_from_text("g (float[N,12] x) => (float[N,5] y) { y = MatMul(x, w) }", w=weight)
+    given = {"data": {"x": inputs(96)}, "budget": "sqnr>=15dB"}
+    found = converter.convert(model, passes=ADAPTIVE, **given)
+    assert 0 < zeros(found)[0] < 0.9 * weight.size
+    assert "keep sqnr>=15dB" in notes(found)
+
+
 def test_adaptive_stops_where_it_was_asked_to() -> None:
     found = pruned("prune:sparsity=0.2,allocation=adaptive", budget="cosine>=0.5", count=64)
     assert zeros(found)[0] == round(0.2 * TOTAL)
