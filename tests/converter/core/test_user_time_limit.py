@@ -17,3 +17,11 @@ def test_late_counts_from_the_end_of_the_users_time():
     assert limits.late(0.5)  # 60 of 100 seconds are over
     assert not limits.late(0.7)
     assert replace(limits, deadline=time.monotonic() - 1.0).late(1.0)
+
+
+def test_long_work_goes_on_unless_the_user_set_a_limit() -> None:
+    usual = Limits(seconds=600.0)
+    assert (usual.extended(3600.0).seconds, usual.extended(3600.0).patience) == (3600.0, 3600.0)
+    assert usual.extended(60.0).seconds == 600.0
+    asked = Limits(seconds=100.0, patience=100.0)
+    assert asked.extended(3600.0) is asked
