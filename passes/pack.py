@@ -91,7 +91,8 @@ class Pack(Pass):
             unpack(plain, context, ours=True)
         notes = self._raise_opset(plain, selection, context)
         coded = recode(plain, selection, context)
-        text = f"{coded} weights that other passes stored as integers are coded anew, exactly"
+        which = "1 weight that is computed" if coded == 1 else f"{coded} weights that are computed"
+        text = f"{which} from stored constants while the file is opened: coded anew, exactly"
         notes += [text] * bool(coded)
         places, skipped = find(plain, selection)
         choices, left = choose(places, g.opset(plain), self.values, self.load)
@@ -107,7 +108,7 @@ class Pack(Pass):
         packed, dropped = self._cleared(settled, context)
         before, after = stored_bytes(model), stored_bytes(packed)
         if settled.proof is None or after > (_WORTH_AGAIN if again else _WORTH) * before:
-            said = ["it is packed already"] if again else nothing(places, self.values)
+            said = [_again(self.values)] if again else nothing(places, self.values)
             return _unchanged(said, skipped)
         measured = run_time(settled.plain, packed, self.max_slowdown, context)
         if measured is not None and measured.beyond(self.max_slowdown):
@@ -167,6 +168,11 @@ class Pack(Pass):
         savings = tuple(Saving(m.name, m.form, m.before, m.after) for m in members)
         notes = alternatives(places, self.values, sum(m.after for m in members))
         return Forecast(savings, tuple(notes or nothing(places, self.values)))
+
+
+def _again(values: str) -> str:
+    rounded = "" if values == "exact" else "; weights that were rounded are not rounded once more"
+    return f"it is packed already{rounded}"
 
 
 def _unchanged(notes: list[str], skipped: list[Skip]) -> Outcome:
