@@ -105,7 +105,9 @@ def test_layers_are_sorted_by_damage(found: dict) -> None:
 
 
 def test_pruning_is_examined_too(samples: np.ndarray) -> None:
-    result = converter.sensitivity(net(), passes="prune:sparsity=0.5,recover=none", data={"x": samples})
+    result = converter.sensitivity(
+        net(), passes="prune:sparsity=0.5,recover=none", data={"x": samples}
+    )
     wanted = [layer.name for layer in result.layers]
     whole = converter.convert(net(), passes="prune:sparsity=0.5", verify=False).model
     assert wanted
