@@ -46,13 +46,11 @@ def test_zeros_stay_and_scales_are_few(bits: int, density: float) -> None:
     assert error < (0.03 if bits == 8 else 0.2)
 
 
-@pytest.mark.parametrize(
-    ("bits", "density", "kept"), [(4, 0.9, True), (8, 0.98, True), (8, 0.9, False)]
-)
-def test_dense_weights_keep_blocks_and_zero_points(bits: int, density: float, kept: bool) -> None:
-    """With 8 bits, what a pruned model has of them has not: ``pack`` would not find its integers."""
+@pytest.mark.parametrize(("density", "kept"), [(0.98, True), (0.9, False)])
+def test_dense_weights_keep_blocks_and_zero_points(density: float, kept: bool) -> None:
+    """Those of a pruned model count as sparse: ``pack`` would not find their integers."""
     model, _ = sparse(density)
-    QuantizeWeights(bits=bits).apply(model, Context())
+    QuantizeWeights(bits=8).apply(model, Context())
     assert any("zero_point" in name for name in model.graph.initializers) == kept
 
 
