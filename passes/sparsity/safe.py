@@ -132,6 +132,8 @@ def _curves(problem: Problem, room: Room) -> Curves:
     free = np.zeros(len(problem.layers), np.int64)
     for i in range(len(problem.layers)):
         energy = np.asarray(energies(i), np.float64)
+        if not np.isfinite(energy.sum()):
+            continue  # a weight that is infinite or no number: nothing is small beside it
         scores = energy if problem.criterion == "wanda" else np.asarray(problem.scores(i))
         present = problem.layers[i].tensor.numpy().reshape(-1) == 0
         order = np.lexsort((scores, ~present))
