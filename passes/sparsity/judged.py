@@ -61,8 +61,8 @@ def judges_of(problem: Problem, name: str, context: Context) -> Judges:
     batches = finer(problem.model, batches)
     if len(batches) < _LEAST:
         raise MissingDataError(
-            f"allocation={name} holds samples out to judge by, and {len(batches)} batches are too "
-            f"few",
+            f"allocation={name} holds samples out to judge by, and there are too few: "
+            f"{len(batches)} of {_LEAST} batches",
             where=where,
             allowed=f"{_LEAST} batches or more; 64 to 512 samples judge well",
             hint="give more samples with --data FILE.npz",

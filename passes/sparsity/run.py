@@ -63,6 +63,13 @@ class Order:
     selection: Selection
 
 
+def _numbered(repair: Repair, share: float | None, steps: int) -> Repair:
+    """Say at which share of zeros a recovery went so, where there are several."""
+    if steps == 1 or share is None:
+        return repair
+    return replace(repair, notes=tuple(f"at {100 * share:.4g} %: {n}" for n in repair.notes))
+
+
 _UNMENDED = (
     "nothing made up for the zeros: with --data FILE (64 to 512 unlabelled samples) the weights "
     "that are left are fitted to the original"
@@ -101,7 +108,7 @@ class Pruning:
             modified = modified or changed
             first = [each.before for each in last] if first is None else first
             if changed and self._teacher is not None:
-                self._account.repair(self.recovered(model, last))
+                self._account.repair(_numbered(self.recovered(model, last), share, order.steps))
         counted.tell(self._account, first or [], last)
         self._tell_rest(last)
         if modified and order.recover == "none" and self._context.dataset is None:
