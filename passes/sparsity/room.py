@@ -100,22 +100,39 @@ class Room:
                 below = middle
             else:
                 above = middle
-        return self.sizes - _rounded(np.clip(above * kept, least, most), least, most, goal)
+        wishes = self.sizes - np.clip(above * kept, least, most)
+        return exact(wishes, self.low, self.high, self.wanted)
 
 
-def _rounded(wishes: Array, least: Array, most: Array, goal: int) -> Array:
-    """Return whole numbers near the wishes, within bounds, that add up to the goal."""
-    found = np.clip(np.floor(wishes).astype(np.int64), least, most)
-    order = np.argsort(found - wishes, kind="stable")
-    missing = goal - int(found.sum())
-    while missing:
-        step = 1 if missing > 0 else -1
-        free = [i for i in order if (found[i] < most[i] if step > 0 else found[i] > least[i])]
-        if not free:
-            raise RuntimeError("the sum is outside of the bounds")
-        chosen = free[: abs(missing)]
-        found[chosen] += step
-        missing -= step * len(chosen)
+def exact(wishes: Array, low: Array, high: Array, wanted: int) -> Array:
+    """Return whole numbers near the wishes that add up.
+
+    Args:
+        wishes: By layer, any finite numbers.
+        low: Least of every layer: int64 (layers,).
+        high: Most of every layer: int64 (layers,).
+        wanted: The sum; brought into the sums of the bounds.
+
+    Returns:
+        int64 (layers,). Of what rounding leaves, layers with the larger remainder get more, of
+        equal ones the first.
+    """
+    wanted = min(max(wanted, int(low.sum())), int(high.sum()))
+    # a wish that is a whole number up to the last bits of its computation is that number
+    near = np.clip(np.round(wishes, 6), low, high)
+    found = np.clip(np.floor(near).astype(np.int64), low, high)
+    order = np.argsort(found - near, kind="stable")
+    missing = wanted - int(found.sum())
+    if abs(missing) <= len(found):
+        for index in order if missing > 0 else order[::-1]:
+            step = int(np.sign(missing))
+            if step and low[index] <= found[index] + step <= high[index]:
+                found[index] += step
+                missing -= step
+    for index in order:  # bounds took what was wished for: the rest goes where there is room
+        step = int(np.clip(missing, low[index] - found[index], high[index] - found[index]))
+        found[index] += step
+        missing -= step
     return found
 
 

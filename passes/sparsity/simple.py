@@ -12,7 +12,7 @@ from passes.allocation.order import plan_zeros
 from passes.sparsity.lamp import lamp_cuts
 from passes.sparsity.matrix import matrix_of
 from passes.sparsity.problem import Allocation, Problem
-from passes.sparsity.room import zeros_of
+from passes.sparsity.room import exact, zeros_of
 
 if TYPE_CHECKING:
     from passes.sparsity.layers import Layer
@@ -166,35 +166,3 @@ def _settled(problem: Problem, kept: Callable[[float], Array]) -> Allocation:
         else:
             above = middle
     return Allocation(exact(sizes - kept(above), low, sizes, problem.wanted))
-
-
-def exact(wishes: Array, low: Array, high: Array, wanted: int) -> Array:
-    """Return whole numbers near the wishes that add up.
-
-    Args:
-        wishes: By layer, any finite numbers.
-        low: Least of every layer: int64 (layers,).
-        high: Most of every layer: int64 (layers,).
-        wanted: The sum; brought into the sums of the bounds.
-
-    Returns:
-        int64 (layers,). Of what rounding leaves, layers with the larger remainder get more, of
-        equal ones the first.
-    """
-    wanted = min(max(wanted, int(low.sum())), int(high.sum()))
-    # a wish that is a whole number up to the last bits of its computation is that number
-    near = np.clip(np.round(wishes, 6), low, high)
-    found = np.clip(np.floor(near).astype(np.int64), low, high)
-    order = np.argsort(found - near, kind="stable")
-    missing = wanted - int(found.sum())
-    if abs(missing) <= len(found):
-        for index in order if missing > 0 else order[::-1]:
-            step = int(np.sign(missing))
-            if step and low[index] <= found[index] + step <= high[index]:
-                found[index] += step
-                missing -= step
-    for index in order:  # bounds took what was wished for: the rest goes where there is room
-        step = int(np.clip(missing, low[index] - found[index], high[index] - found[index]))
-        found[index] += step
-        missing -= step
-    return found

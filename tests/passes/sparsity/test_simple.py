@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from passes.sparsity import simple
+from passes.sparsity.room import exact
 from tests.passes.sparsity.test_masks import problem, random
 
 RULES = (
@@ -104,6 +105,6 @@ def test_lamp_of_blocks_follows_the_blocks() -> None:
 
 def test_whole_numbers_near_wishes() -> None:
     low, high = np.array([0, 5, 0]), np.array([10, 10, 3])
-    assert simple.exact(np.array([2.5, 2.5, 2.5]), low, high, 10).tolist() == [3, 5, 2]
-    assert simple.exact(np.array([0.0, 0, 0]), low, high, 23).tolist() == [10, 10, 3]
-    assert simple.exact(np.array([9.0, 9, 9]), low, high, 0).tolist() == [0, 5, 0]
+    assert exact(np.array([2.5, 2.5, 2.5]), low, high, 10).tolist() == [3, 5, 2]
+    assert exact(np.array([0.0, 0, 0]), low, high, 23).tolist() == [10, 10, 3]
+    assert exact(np.array([9.0, 9, 9]), low, high, 0).tolist() == [0, 5, 0]
